@@ -1,0 +1,439 @@
+"""The vocabulary: every event this project records, on one page.
+
+An event is an immutable value named noun + past participle. It says what was seen, never what it
+means: success, cost and completeness are computed from events elsewhere. A begin event gets exactly
+one end event, which names it by its sequence number. ``docs/events.md`` is generated from this page.
+
+A field that is ``None`` was not seen; it is left out of the stored form, so *absent* always reads as
+*unknown* and never as zero. Times and durations are integers in nanoseconds (``_ns``), sizes are in
+bytes (``_bytes``). Identifiers: a run and a producer are UUIDv7 in 32 hexadecimal digits; an event is
+``producer:seq``; a span id is derived from the id of its begin event (`span_id`).
+
+Standard library only, and no ``dataclasses``: this page is loaded into other people's interpreters,
+where named tuples cost a third of the import time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple, Union
+
+FORMAT_VERSION = 1
+"""Version of the stored form of an event; written as ``v`` into each."""
+
+
+# --- the run and its processes ------------------------------------------------------------------
+
+
+class RunStarted(NamedTuple):
+    """A run began: one execution of an agent, with the identity it was given."""
+
+    event = "run.started"
+
+    way: str
+    """How the run is recorded: ``run``, ``stand-in`` or ``context`` (``with agent_shim.run()``)."""
+    agent: str | None = None
+    """Name of the agent, from its command: ``trae``, ``codex``, …"""
+    command: list[str] | None = None
+    """The command as given, secrets removed."""
+    cwd: str | None = None
+    task: str | None = None
+    batch: str | None = None
+    tags: dict[str, str] | None = None
+    repository: str | None = None
+    repository_source: str | None = None
+    """``option``, ``environment``, ``remote`` or ``path``."""
+    commit: str | None = None
+    commit_source: str | None = None
+    """``option``, ``environment``, ``prompt.json``, ``branch`` or ``head``."""
+    worktree: str | None = None
+    branch: str | None = None
+    base_commit: str | None = None
+    """HEAD of the worktree at the start."""
+    model_declared: str | None = None
+    attempt: int | None = None
+    trace_parent: str | None = None
+    """W3C ``traceparent`` of the trace this run joined; without it the run starts its own trace."""
+    parent_run: str | None = None
+    """The run in whose environment this one was started."""
+    host: str | None = None
+    platform: str | None = None
+    version: str | None = None
+    """Version of this package."""
+    content: bool | None = None
+    """Whether prompt and tool content was asked to be kept."""
+
+
+class RunFinished(NamedTuple):
+    """The run ended and its recorder could still say how. Ends ``run.started``."""
+
+    event = "run.finished"
+
+    outcome: str
+    """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``oom_killed``, ``spawn_failed``; for a
+    run in one's own code ``returned`` or ``raised``."""
+    exit_code: int | None = None
+    signal: int | None = None
+    error_type: str | None = None
+    """Never absent unless the outcome is ``returned``, or ``exited`` with code 0."""
+    error_message: str | None = None
+    producers: list[str] | None = None
+    """The other producers of this run that the recorder knows of; all must be sealed and dense for
+    the run to be complete."""
+
+
+class ProcessStarted(NamedTuple):
+    """The agent's process was started by the wrapper."""
+
+    event = "process.started"
+
+    pid: int | None = None
+    executable: str | None = None
+    arguments: list[str] | None = None
+    """What was really started, secrets removed; differs from the command when a runner is put in."""
+    capture: str | None = None
+    """``runner``, ``sitecustomize`` or ``none``."""
+    capture_reason: str | None = None
+    """Why nothing can be captured inside the process, when ``capture`` is ``none``."""
+    terminal: bool | None = None
+
+
+class ProcessFinished(NamedTuple):
+    """The agent's process is gone. Ends ``process.started``."""
+
+    event = "process.finished"
+
+    outcome: str
+    """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``oom_killed`` or ``spawn_failed``."""
+    exit_code: int | None = None
+    signal: int | None = None
+    core_dumped: bool | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    error_phase: str | None = None
+    """``config``, ``spawn``, ``run`` or ``collect``."""
+    grace_expired: bool | None = None
+    """Whether SIGKILL had to follow SIGTERM."""
+    stdout_bytes: int | None = None
+    stderr_bytes: int | None = None
+    stdout_tail: str | None = None
+    stderr_tail: str | None = None
+    user_ns: int | None = None
+    system_ns: int | None = None
+    max_rss_bytes: int | None = None
+    signals_forwarded: list[int] | None = None
+    leftover: list[dict[str, Any]] | None = None
+    """Descendants that outlived the process and were ended: pid and command."""
+
+
+class ProducerStarted(NamedTuple):
+    """A process began to write events. Always the first event of its producer."""
+
+    event = "producer.started"
+
+    role: str
+    """``agent``, ``wrapper`` or ``deliverer``."""
+    pid: int
+    started: str | None = None
+    """Start time of the process as the system counts it, to tell a reused pid apart."""
+    parent_pid: int | None = None
+    executable: str | None = None
+    python: str | None = None
+    platform: str | None = None
+    version: str | None = None
+    hooks: list[str] | None = None
+    """What will be hooked when it is imported; each then says so in an event of its own."""
+    forked_from: str | None = None
+    """The producer of the process that this one was forked from."""
+
+
+class ProducerSealed(NamedTuple):
+    """A producer will write no more. Written by itself on an orderly end, else by the deliverer."""
+
+    event = "producer.sealed"
+
+    producer: str
+    last_seq: int
+    reason: str
+    """``closed`` (by itself) or ``process gone`` (its lock on the spool file was released)."""
+    torn_bytes: int | None = None
+    """Length of an unfinished last line, cut by the death of the process; it was never an event."""
+    corrupt_lines: int | None = None
+    """Lines in the middle whose checksum was wrong."""
+    lossy: bool | None = None
+    """Events could not be written and the process died before it could say how many."""
+
+
+# --- calls to models ----------------------------------------------------------------------------
+
+
+class CallStarted(NamedTuple):
+    """One logical call of a model client began; the client's own retries are requests inside it."""
+
+    event = "llm.call.started"
+
+    surface: str
+    """``chat.completions``, ``responses``, ``embeddings``, … or the path when it is not decoded."""
+    method: str | None = None
+    path: str | None = None
+    host: str | None = None
+    port: int | None = None
+    provider: str | None = None
+    """``gen_ai.provider.name`` by host and client class."""
+    client: str | None = None
+    """Class of the client object."""
+    mode: str | None = None
+    """What the caller asked for: ``plain``, ``raw`` or ``streaming`` response."""
+    asynchronous: bool | None = None
+    stream: bool | None = None
+    model: str | None = None
+    parameters: dict[str, Any] | None = None
+    """Request parameters as sent: scalars, and small objects, by a list of known names."""
+    absent: list[str] | None = None
+    """Watched parameters that the request did not carry (the API's default applies)."""
+    include_usage_added: bool | None = None
+    """Whether ``stream_options.include_usage`` was added to the body."""
+    max_retries: int | None = None
+    timeout_s: float | None = None
+    message_count: int | None = None
+    body_bytes: int | None = None
+    body_sha256: str | None = None
+    tool_names: list[str] | None = None
+    tool_outputs: list[str] | None = None
+    """Ids of the tool calls whose outputs this request sends back."""
+    unanswered: list[str] | None = None
+    """Ids of tool calls in the request that have no output in it: the API will refuse them."""
+    trace_parent: str | None = None
+    """W3C ``traceparent`` of the caller's own span, where one is current."""
+    input: Any = None
+    """The request's content; only when content is kept."""
+
+
+class CallFinished(NamedTuple):
+    """The call ended, one way or another. Ends ``llm.call.started``."""
+
+    event = "llm.call.finished"
+
+    ended: str
+    """``completed``, ``failed``, ``closed_early``, ``abandoned``, ``cancelled`` or ``interrupted``."""
+    error_type: str | None = None
+    """Class of the exception, or the API's error code for a failure inside a response."""
+    error_message: str | None = None
+    error_code: str | None = None
+    error_param: str | None = None
+    http_status: int | None = None
+    http_request_id: str | None = None
+    """``x-request-id`` of the last response."""
+    requests: int | None = None
+    """How many HTTP requests the call took."""
+    api_ns: int | None = None
+    """Time spent in HTTP requests and in reading the body."""
+    backoff_ns: int | None = None
+    """Time the client slept between requests."""
+    first_chunk_ns: int | None = None
+    chunks: int | None = None
+    response_id: str | None = None
+    response_status: str | None = None
+    model: str | None = None
+    """The model that answered."""
+    tier: str | None = None
+    """``service_tier`` of the response."""
+    system_fingerprint: str | None = None
+    finish_reasons: list[str] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    """Tool calls requested: ``id``, ``name``, ``arguments_bytes``, ``arguments_sha256`` and, when
+    short or when content is kept, ``arguments``."""
+    usage: dict[str, Any] | None = None
+    """Usage exactly as the response reported it."""
+    usage_missing: str | None = None
+    """Why there is no usage, or why it may not be all of it."""
+    output: Any = None
+    """The response's content; only when content is kept."""
+
+
+class RequestStarted(NamedTuple):
+    """One HTTP request of a call was sent."""
+
+    event = "llm.request.started"
+
+    number: int
+    """1 for the first request of the call, 2 for the client's first retry, …"""
+    method: str | None = None
+    host: str | None = None
+    path: str | None = None
+    body_bytes: int | None = None
+
+
+class RequestFinished(NamedTuple):
+    """The HTTP request was answered (headers received) or failed. Ends ``llm.request.started``."""
+
+    event = "llm.request.finished"
+
+    http_status: int | None = None
+    http_request_id: str | None = None
+    retry_after_ms: int | None = None
+    rate_limit: dict[str, str] | None = None
+    """``x-ratelimit-*`` headers, without the prefix."""
+    processing_ms: int | None = None
+    """``openai-processing-ms`` header."""
+    error_type: str | None = None
+    """Class of the exception, or the API's error type or code, or the status."""
+    error_code: str | None = None
+    error_param: str | None = None
+    error_message: str | None = None
+
+
+# --- the agent ----------------------------------------------------------------------------------
+
+
+class TurnStarted(NamedTuple):
+    """The agent asked its model layer for an answer, whichever provider is behind it."""
+
+    event = "agent.turn.started"
+
+    agent: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    configured: dict[str, Any] | None = None
+    """Parameters as the agent has them configured; what is sent is in ``llm.call.started``."""
+    message_count: int | None = None
+    tool_count: int | None = None
+
+
+class TurnFinished(NamedTuple):
+    """The agent's model layer answered or raised. Ends ``agent.turn.started``."""
+
+    event = "agent.turn.finished"
+
+    ended: str
+    """``completed``, ``failed`` or ``cancelled``."""
+    error_type: str | None = None
+    error_message: str | None = None
+    model: str | None = None
+    finish_reason: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    usage: dict[str, Any] | None = None
+    """Usage as the agent keeps it; counted only where no request was seen on the wire."""
+
+
+class ToolCallStarted(NamedTuple):
+    """A tool call requested by a model began to execute."""
+
+    event = "tool.call.started"
+
+    tool: str
+    call_id: str | None = None
+    executor: str | None = None
+    """The hooked function that executes it."""
+    arguments: str | None = None
+    arguments_bytes: int | None = None
+    arguments_sha256: str | None = None
+
+
+class ToolCallFinished(NamedTuple):
+    """The tool call returned or raised. Ends ``tool.call.started``."""
+
+    event = "tool.call.finished"
+
+    ended: str
+    """``completed``, ``failed`` (the tool said so), ``raised`` or ``cancelled``."""
+    error_type: str | None = None
+    error_message: str | None = None
+    result: str | None = None
+    result_bytes: int | None = None
+    result_sha256: str | None = None
+
+
+# --- the recorder itself ------------------------------------------------------------------------
+
+
+class HookAttached(NamedTuple):
+    """A hook took: from here on the named target is captured in this process."""
+
+    event = "hook.attached"
+
+    target: str
+    """``openai``, ``trae.tools``, ``trae.docker_tools`` or ``trae.llm``."""
+    version: str | None = None
+    points: list[str] | None = None
+    """The functions that were wrapped."""
+
+
+class HookFailed(NamedTuple):
+    """A hook did not take: what it names is not captured in this process."""
+
+    event = "hook.failed"
+
+    target: str
+    version: str | None = None
+    point: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+class CaptureFailed(NamedTuple):
+    """Our own code failed while looking at something; the agent's call was not touched."""
+
+    event = "capture.failed"
+
+    where: str
+    error_type: str
+    error_message: str | None = None
+    count: int = 1
+    """How often since the last event of this kind."""
+
+
+class EventsLost(NamedTuple):
+    """Events could not be written to the spool; by reason, since the last event of this kind."""
+
+    event = "events.lost"
+
+    reasons: dict[str, int]
+    """Number of events by reason: ``ENOSPC``, ``EROFS``, ``encoding``, …"""
+
+
+Event = Union[
+    RunStarted,
+    RunFinished,
+    ProcessStarted,
+    ProcessFinished,
+    ProducerStarted,
+    ProducerSealed,
+    CallStarted,
+    CallFinished,
+    RequestStarted,
+    RequestFinished,
+    TurnStarted,
+    TurnFinished,
+    ToolCallStarted,
+    ToolCallFinished,
+    HookAttached,
+    HookFailed,
+    CaptureFailed,
+    EventsLost,
+]
+
+VOCABULARY: dict[str, Any] = {kind.event: kind for kind in Event.__args__}
+"""Every event type by its name."""
+
+BEGIN_OF: dict[str, str] = {
+    RunFinished.event: RunStarted.event,
+    ProcessFinished.event: ProcessStarted.event,
+    CallFinished.event: CallStarted.event,
+    RequestFinished.event: RequestStarted.event,
+    TurnFinished.event: TurnStarted.event,
+    ToolCallFinished.event: ToolCallStarted.event,
+}
+"""End event → its begin event."""
+
+BEGINS = frozenset(BEGIN_OF.values())
+
+
+def event_id(producer: str, seq: int) -> str:
+    """The id of an event, the same at every sending: ``producer:seq``."""
+    return f"{producer}:{seq}"
+
+
+def span_id(begin: str) -> str:
+    """The span id, 16 hexadecimal digits, of the span that the event with id `begin` begins."""
+    return hashlib.sha256(begin.encode()).hexdigest()[:16]

@@ -1,0 +1,298 @@
+"""The tables of the journal, made to be read with any SQL tool.
+
+``event`` is the truth and only ever grows; every other table is a view of it, folded in the same
+transaction by `telemetry.projections`, and can be dropped and made again. Conventions:
+
+* Times are text, UTC, ISO 8601 with microseconds and ``Z``: they sort, and every database can cast them.
+* Durations are seconds (``_s``), sizes bytes (``_bytes``), lists and objects JSON text.
+* ``NULL`` is *unknown*; a count or token number is never 0 unless 0 was seen.
+* An id of a call, request or tool call is the id of its begin event, ``producer:seq``.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text
+from sqlmodel import Field, SQLModel
+
+
+class EventRow(SQLModel, table=True):
+    """Every event, verbatim: ``body`` is the canonical JSON that stood in the spool."""
+
+    __tablename__ = "event"
+    __table_args__ = (Index("event_run", "run_id"),)
+
+    producer: str = Field(primary_key=True)
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    run_id: str
+    name: str
+    time_ns: int = Field(sa_column=Column(BigInteger, nullable=False))
+    sha256: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    """Hash of ``body``: the same in spool, on the wire and here."""
+    body: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class QuarantineRow(SQLModel, table=True):
+    """What could not be taken as an event: kept as it came, with the reason, and never dropped."""
+
+    __tablename__ = "quarantine"
+
+    sha256: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
+    reason: str = Field(primary_key=True)
+    received_at: str
+    source: str
+    """Where it came from: a spool file, or a peer of the sink."""
+    content: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class ProducerRow(SQLModel, table=True):
+    """One process that wrote events for a run, and whether all of them are here."""
+
+    __tablename__ = "producer"
+
+    run_id: str = Field(primary_key=True)
+    producer: str = Field(primary_key=True)
+    role: str | None = None
+    pid: int | None = None
+    python: str | None = None
+    started_at: str | None = None
+    hooks_armed: str | None = None
+    hooks_attached: str | None = None
+    """JSON: target → version and wrapped functions."""
+    hooks_failed: str | None = None
+    """JSON: what did not take, and why."""
+    events: int = 0
+    highest_seq: int = 0
+    sealed_seq: int | None = None
+    """Last sequence number, once the producer is known to be done."""
+    sealed_reason: str | None = None
+    torn_bytes: int | None = None
+    corrupt_lines: int | None = None
+    lost_events: int | None = None
+    """Events that the producer could not write, as it said itself."""
+    complete: bool = False
+    """Sealed, dense, nothing lost, nothing corrupt."""
+
+
+class RunRow(SQLModel, table=True):
+    """One execution of an agent."""
+
+    __tablename__ = "run"
+    __table_args__ = (Index("run_commit", "repository", "commit"), Index("run_started", "started_at"))
+
+    run_id: str = Field(primary_key=True)
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_s: float | None = None
+    state: str = "running"
+    """``running``, ``finished``, or ``interrupted``: its recorder died before it could say how it ended."""
+    outcome: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    way: str | None = None
+    agent: str | None = None
+    command: str | None = None
+    cwd: str | None = None
+    repository: str | None = None
+    repository_source: str | None = None
+    commit: str | None = None
+    """The full id where any run of the same repository knows it."""
+    commit_given: str | None = None
+    commit_source: str | None = None
+    worktree: str | None = None
+    branch: str | None = None
+    base_commit: str | None = None
+    task: str | None = None
+    batch: str | None = None
+    tags: str | None = None
+    model_declared: str | None = None
+    attempt: int | None = None
+    trace_id: str | None = None
+    parent_run: str | None = None
+    host: str | None = None
+    platform: str | None = None
+    version: str | None = None
+    capture: str = "unknown"
+    """``captured``; ``not captured``: no hook ever took; ``unknown`` while nothing is known yet."""
+    capture_reason: str | None = None
+    complete: bool = False
+    """Every listed producer is sealed and dense."""
+    incomplete_reason: str | None = None
+    calls: int = 0
+    requests: int = 0
+    failed_requests: int = 0
+    tool_calls: int = 0
+    failed_tool_calls: int = 0
+    never_executed_tool_calls: int = 0
+    pid: int | None = None
+    stdout_bytes: int | None = None
+    stderr_bytes: int | None = None
+    stdout_tail: str | None = None
+    stderr_tail: str | None = None
+    user_s: float | None = None
+    system_s: float | None = None
+    max_rss_bytes: int | None = None
+    events: int = 0
+
+
+class CallRow(SQLModel, table=True):
+    """One logical LLM call."""
+
+    __tablename__ = "llm_call"
+
+    run_id: str = Field(primary_key=True)
+    call_id: str = Field(primary_key=True)
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_s: float | None = None
+    source: str = "wire"
+    """``wire``: seen as HTTP; ``agent``: known only from the agent's own model layer."""
+    surface: str | None = None
+    path: str | None = None
+    host: str | None = None
+    provider: str | None = None
+    model_requested: str | None = None
+    model: str | None = None
+    """The model that answered."""
+    tier_requested: str | None = None
+    tier: str | None = None
+    mode: str | None = None
+    asynchronous: bool | None = None
+    stream: bool | None = None
+    ended: str | None = None
+    """As in the event; ``interrupted`` when its process is gone and no end came; NULL while open."""
+    error_type: str | None = None
+    error_message: str | None = None
+    error_code: str | None = None
+    error_param: str | None = None
+    http_status: int | None = None
+    http_request_id: str | None = None
+    requests: int | None = None
+    api_s: float | None = None
+    backoff_s: float | None = None
+    first_chunk_s: float | None = None
+    response_id: str | None = None
+    response_status: str | None = None
+    finish_reasons: str | None = None
+    parameters: str | None = None
+    absent: str | None = None
+    tool_calls: str | None = None
+    tool_outputs: str | None = None
+    unanswered: str | None = None
+    turn_id: str | None = None
+    usage_source: str | None = None
+    """``reported`` (in the response), ``agent`` (kept by the agent), ``estimated``, ``unknown``, or
+    ``repeated``: the response was already counted under another call (polling)."""
+    usage_reason: str | None = None
+    """Why the usage is unknown, or may not be all of it."""
+    usage: str | None = None
+    """Usage exactly as reported."""
+    input_tokens: int | None = None
+    """All input tokens, the cached ones and the cache writes included."""
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    """All output tokens, the reasoning ones included."""
+    reasoning_tokens: int | None = None
+
+
+class RequestRow(SQLModel, table=True):
+    """One HTTP request of a call."""
+
+    __tablename__ = "llm_request"
+
+    run_id: str = Field(primary_key=True)
+    request_id: str = Field(primary_key=True)
+    call_id: str | None = None
+    number: int | None = None
+    started_at: str | None = None
+    duration_s: float | None = None
+    ended: str | None = None
+    """``answered``, ``failed``, or ``interrupted``; NULL while open."""
+    http_status: int | None = None
+    http_request_id: str | None = None
+    retry_after_ms: int | None = None
+    rate_limit: str | None = None
+    processing_ms: int | None = None
+    error_type: str | None = None
+    error_code: str | None = None
+    error_param: str | None = None
+    error_message: str | None = None
+
+
+class ToolCallRow(SQLModel, table=True):
+    """One tool call that a model requested, executed or not."""
+
+    __tablename__ = "tool_call"
+
+    run_id: str = Field(primary_key=True)
+    tool_call_id: str = Field(primary_key=True)
+    """Id of the begin event; for a call that was never executed ``<llm call>#<call id>``."""
+    tool: str | None = None
+    call_id: str | None = None
+    """The model's own id of the call."""
+    requested_by: str | None = None
+    """The LLM call whose response requested it."""
+    executor: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_s: float | None = None
+    ended: str | None = None
+    """As in the event, or ``interrupted``, or ``never executed``; NULL while open."""
+    error_type: str | None = None
+    error_message: str | None = None
+    arguments: str | None = None
+    arguments_bytes: int | None = None
+    result_bytes: int | None = None
+    overlaps: int | None = None
+    """How many other tool calls of the run were executing at the same time."""
+
+
+class UsageRow(SQLModel, table=True):
+    """Rollup of usage: what questions read, so that their time does not depend on the number of calls."""
+
+    __tablename__ = "usage"
+
+    run_id: str = Field(primary_key=True)
+    day: str = Field(primary_key=True)
+    """UTC day on which the calls began."""
+    provider: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    """The model that answered, else the requested one, else ``unknown``."""
+    tier: str = Field(primary_key=True)
+    source: str = Field(primary_key=True)
+    """``reported``, ``agent``, ``estimated`` or ``unknown``."""
+    reason: str = Field(primary_key=True)
+    """Why it is unknown or incomplete; empty otherwise."""
+    calls: int = 0
+    input_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
+    cached_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
+    cache_write_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
+    output_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
+    reasoning_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
+    api_s: float | None = None
+
+
+class CostRow(SQLModel, table=True):
+    """Cost by the same key as `UsageRow`, derived per call with one price book; made again at will."""
+
+    __tablename__ = "cost"
+
+    run_id: str = Field(primary_key=True)
+    day: str = Field(primary_key=True)
+    provider: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    tier: str = Field(primary_key=True)
+    source: str = Field(primary_key=True)
+    reason: str = Field(primary_key=True)
+    book: str = Field(primary_key=True)
+    """Name, version and hash of the price book."""
+    currency: str = Field(primary_key=True)
+    """Empty for calls that have no price."""
+    unpriced_reason: str = Field(primary_key=True)
+    """Why those calls have no price; empty for priced ones."""
+    calls: int = 0
+    amount: float | None = None
+    run_events: int = 0
+    """``run.events`` when the price was made: a row with another number is out of date."""
