@@ -1,0 +1,1 @@
+"""Everything after the spool: delivery, journal, questions. ``docs/architecture.md`` has the picture."""
