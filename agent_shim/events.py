@@ -196,8 +196,6 @@ class CallStarted(NamedTuple):
     max_retries: int | None = None
     timeout_s: float | None = None
     message_count: int | None = None
-    body_bytes: int | None = None
-    body_sha256: str | None = None
     tool_names: list[str] | None = None
     tool_outputs: list[str] | None = None
     """Ids of the tool calls whose outputs this request sends back."""
@@ -262,6 +260,8 @@ class RequestStarted(NamedTuple):
     host: str | None = None
     path: str | None = None
     body_bytes: int | None = None
+    body_sha256: str | None = None
+    """The same for the same request: how a futile repetition is told."""
 
 
 class RequestFinished(NamedTuple):

@@ -118,6 +118,8 @@ class Spool:
         `begin` is the id of the begin event that this event ends, `parent` the id of the begin event
         inside which it happened.
         """
+        if self._fd is None:
+            self.open()
         rest = self._encode(event, begin, parent)
         with self._lock:
             if self._later:
@@ -168,6 +170,15 @@ class Spool:
         if altered:
             head += f',"altered":{canonical.encode(altered)}'
         return self._redact(f'{head},"data":{canonical.encode(data)}}}')
+
+    def open(self) -> None:
+        """Open the file and write ``producer.started``, if that has not been done."""
+        with self._lock:
+            if self._fd is None:
+                try:
+                    self._open()
+                except OSError:
+                    pass  # the event that follows tries again, and is counted if it fails too
 
     def _put(self, rest: str) -> int:
         """Write one line and return its number, or 0. The lock is held."""

@@ -1,0 +1,109 @@
+"""Starts a Python program with the hooks in place: ``python bootstrap.py -m module …``.
+
+This file is run by path, in the agent's own interpreter. It loads the package beside it under a private
+name (the agent may have a package of ours of another version, or one called the same), attaches the hooks
+and then becomes the program: ``__main__``, ``sys.argv`` and ``sys.path[0]`` are what ``python -m module``,
+``python script`` or ``python -c code`` would have made them. Nothing is left in the environment for the
+programs that the agent starts, beyond the names of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+PRIVATE_NAME = "_agent_telemetry_shim"
+
+
+def load():  # type: ignore[no-untyped-def]
+    """Import the package in this file's folder as `PRIVATE_NAME`."""
+    import importlib.util
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    spec = importlib.util.spec_from_file_location(
+        PRIVATE_NAME, os.path.join(here, "__init__.py"), submodule_search_locations=[here]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[PRIVATE_NAME] = package
+    spec.loader.exec_module(package)
+    return package
+
+
+def record() -> None:
+    """Attach the hooks, if a wrapper asked for it. Never raises: the agent runs in any case."""
+    try:
+        load()
+        from importlib import import_module
+
+        import_module(f"{PRIVATE_NAME}.attached").attach(os.environ)
+    except Exception as error:
+        print(f"agent-telemetry: not captured: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def become(arguments: list[str]) -> None:
+    """Run the program that `arguments` name, as the interpreter itself would."""
+    isolated = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
+    first = arguments[0]
+    if first == "-m":
+        import runpy
+
+        sys.argv = ["-m", *arguments[2:]]
+        _path(os.getcwd(), isolated)
+        _clean_main()
+        runpy._run_module_as_main(arguments[1], alter_argv=True)
+        return
+    if first == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        _path("", isolated)
+        _execute(compile(arguments[1], "<string>", "exec"), None)
+        return
+    sys.argv = arguments
+    if os.path.isdir(first) or not first.endswith((".py", ".pyw")) and _is_zip(first):
+        import runpy
+
+        if not isolated:
+            del sys.path[0]
+        runpy.run_path(first, run_name="__main__")
+        return
+    _path(os.path.dirname(os.path.realpath(first)), isolated)
+    with open(first, "rb") as file:
+        code = compile(file.read(), first, "exec")
+    _execute(code, first)
+
+
+def _is_zip(path: str) -> bool:
+    import zipfile
+
+    return zipfile.is_zipfile(path)
+
+
+def _path(entry: str, isolated: object) -> None:
+    # Python put this file's folder first, unless it was told to put nothing there.
+    if not isolated:
+        sys.path[0] = entry
+
+
+def _clean_main():  # type: ignore[no-untyped-def]
+    """Empty ``__main__`` of this file's names, the functions still running included; gives its namespace."""
+    main = sys.modules["__main__"].__dict__
+    for name in [name for name in main if not (name.startswith("__") and name.endswith("__"))]:
+        del main[name]
+    main.pop("__file__", None)
+    main.pop("__cached__", None)
+    main.update(__doc__=None, __package__=None, __spec__=None)
+    main.pop("__annotations__", None)
+    return main
+
+
+def _execute(code, file) -> None:  # type: ignore[no-untyped-def]
+    main = _clean_main()
+    if file is not None:
+        main.update(__file__=file, __cached__=None)
+    exec(code, main)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: bootstrap.py -m module … | script … | -c code …")
+    record()
+    become(sys.argv[1:])

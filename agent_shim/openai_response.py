@@ -1,0 +1,306 @@
+"""What is read from a response of an OpenAI-compatible server: JSON bodies and event streams.
+
+Usage is taken as it stands; it is interpreted later, elsewhere. What cannot be decoded is said so with a
+reason, and never raises.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .canonical import digest
+from .openai_request import Requested
+from .recorder import INLINE_ARGUMENTS
+
+MAX_DECODED = 16 * 1024 * 1024
+"""A larger body is not decoded."""
+
+
+class Findings:
+    """What a response said, gathered from a body or from the events of a stream."""
+
+    __slots__ = (
+        "content", "error_code", "error_message", "error_param", "error_type", "finish_reasons", "id",
+        "keep", "model", "not_decoded", "output", "status", "system_fingerprint", "terminal", "tier",
+        "tools", "usage",
+    )  # fmt: skip
+
+    def __init__(self, keep: bool = False) -> None:
+        self.keep = keep
+        """Whether content is kept."""
+        self.id: str | None = None
+        self.model: str | None = None
+        self.tier: str | None = None
+        self.status: str | None = None
+        self.system_fingerprint: str | None = None
+        self.finish_reasons: dict[int, str] = {}
+        self.tools: dict[Any, dict[str, str]] = {}
+        """Tool calls by their place in the response: id, name, arguments."""
+        self.usage: dict[str, Any] | None = None
+        self.error_type: str | None = None
+        self.error_code: str | None = None
+        self.error_message: str | None = None
+        self.error_param: str | None = None
+        self.terminal = False
+        """Whether the response itself said that it is over."""
+        self.not_decoded: str | None = None
+        self.content: list[str] = []
+        self.output: Any = None
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    def read_body(self, body: bytes, content_type: str, of_surface: str) -> None:
+        """Read a whole body."""
+        if len(body) > MAX_DECODED:
+            self.not_decoded = f"body of {len(body)} bytes is not decoded"
+        elif not body:
+            self.not_decoded = "empty body"
+        elif of_surface.startswith(("embeddings", "images")) and not self.keep:
+            self._read_end(body)
+        elif "json" not in content_type and body[:1] not in b"{[":
+            self.not_decoded = f"content type {content_type.partition(';')[0] or 'unknown'} is not decoded"
+        else:
+            try:
+                value = json.loads(body)
+            except (ValueError, RecursionError) as error:
+                self.not_decoded = f"invalid JSON: {error}"[:200]
+            else:
+                self.read(value)
+
+    def _read_end(self, body: bytes) -> None:
+        """Usage and model of a body whose bulk is numbers or images: looked for, not parsed."""
+        for name in ("usage", "model"):
+            at = body.rfind(b'"%s"' % name.encode())
+            start = body.find(b":", at) + 1 if at >= 0 else 0
+            if not start:
+                continue
+            try:
+                text = body[start : start + 65_536].decode("utf-8", "ignore").lstrip()
+                value, _ = json.JSONDecoder().raw_decode(text)
+            except ValueError:
+                continue
+            self.read({name: value})
+
+    def read(self, value: Any) -> None:
+        """Read a decoded body, or one decoded event of a stream."""
+        if not isinstance(value, dict):
+            return
+        response = value.get("response")
+        kind = value.get("type")
+        if isinstance(kind, str) and (kind.startswith("response.") or kind == "error"):
+            self._read_event(kind, value, response)
+            return
+        self._read_common(value)
+        if isinstance(value.get("choices"), list):
+            self._read_choices(value["choices"])
+        elif isinstance(value.get("output"), list):
+            self._read_output(value["output"])
+
+    def _read_event(self, kind: str, value: dict[str, Any], response: Any) -> None:
+        if isinstance(response, dict):
+            self._read_common(response)
+            if isinstance(response.get("output"), list):
+                self._read_output(response["output"])
+        if kind in ("response.completed", "response.incomplete", "response.failed", "response.cancelled"):
+            self.terminal = True
+        elif kind == "error":
+            self.terminal = True
+            nested = value.get("error")
+            self._read_error(nested if isinstance(nested, dict) else value)
+        elif kind == "response.output_item.done" and isinstance(value.get("item"), dict):
+            self._read_item(value.get("output_index"), value["item"])
+
+    def _read_common(self, value: dict[str, Any]) -> None:
+        self.id = _text(value.get("id")) or self.id
+        self.model = _text(value.get("model")) or self.model
+        self.tier = _text(value.get("service_tier")) or self.tier
+        self.status = _text(value.get("status")) or self.status
+        self.system_fingerprint = _text(value.get("system_fingerprint")) or self.system_fingerprint
+        if isinstance(value.get("usage"), dict):
+            self.usage = value["usage"]
+        if value.get("error"):
+            self._read_error(value["error"])
+        details = value.get("incomplete_details")
+        if isinstance(details, dict) and _text(details.get("reason")):
+            self.finish_reasons[0] = details["reason"]
+
+    def _read_error(self, error: Any) -> None:
+        if not isinstance(error, dict):
+            self.error_type, self.error_message = "error", str(error)[:4096]
+            return
+        self.error_code = _text(error.get("code")) or self.error_code
+        kind = _text(error.get("type"))
+        self.error_type = self.error_code or (kind if kind != "error" else None) or "error"
+        self.error_message = (_text(error.get("message")) or self.error_type)[:4096]
+        self.error_param = _text(error.get("param")) or self.error_param
+
+    def _read_choices(self, choices: list[Any]) -> None:
+        for choice in choices:
+            if not isinstance(choice, dict):
+                continue
+            index = choice.get("index") if isinstance(choice.get("index"), int) else 0
+            if isinstance(choice.get("finish_reason"), str):
+                self.finish_reasons[index] = choice["finish_reason"]
+            message = choice.get("message") or choice.get("delta")
+            if not isinstance(message, dict):
+                continue
+            if self.keep and isinstance(message.get("content"), str):
+                self.content.append(message["content"])
+            for place, call in enumerate(message.get("tool_calls") or ()):
+                if isinstance(call, dict):
+                    self._read_tool_call(index, place, call)
+
+    def _read_tool_call(self, choice: int, place: int, call: dict[str, Any]) -> None:
+        at = call.get("index")
+        slot = self.tools.setdefault(
+            (choice, at if isinstance(at, int) else place), {"id": "", "name": "", "arguments": ""}
+        )
+        slot["id"] = _text(call.get("id")) or slot["id"]
+        function = call.get("function") or call.get("custom")
+        if isinstance(function, dict):
+            slot["name"] = _text(function.get("name")) or slot["name"]
+            slot["arguments"] += _text(function.get("arguments") or function.get("input")) or ""
+
+    def _read_output(self, output: list[Any]) -> None:
+        for index, item in enumerate(output):
+            if isinstance(item, dict):
+                self._read_item(index, item)
+
+    def _read_item(self, index: Any, item: dict[str, Any]) -> None:
+        if item.get("type") in ("function_call", "custom_tool_call"):
+            self.tools[index] = {
+                "id": _text(item.get("call_id")) or "",
+                "name": _text(item.get("name")) or "",
+                "arguments": _text(item.get("arguments") or item.get("input")) or "",
+            }
+        elif self.keep and item.get("type") == "message":
+            for part in item.get("content") or ():
+                if isinstance(part, dict) and isinstance(part.get("text"), str):
+                    self.content.append(part["text"])
+
+    # --- telling -----------------------------------------------------------------------------------
+
+    def tool_calls(self) -> list[dict[str, Any]] | None:
+        """The tool calls requested, arguments by length and hash where they are long."""
+        calls = []
+        for slot in self.tools.values():
+            raw = slot["arguments"].encode("utf-8", "replace")
+            call: dict[str, Any] = {
+                "id": slot["id"],
+                "name": slot["name"],
+                "arguments_bytes": len(raw),
+                "arguments_sha256": digest(raw),
+            }
+            if self.keep or len(slot["arguments"]) <= INLINE_ARGUMENTS:
+                call["arguments"] = slot["arguments"]
+            calls.append(call)
+        return calls or None
+
+    def reasons(self) -> list[str] | None:
+        """Finish reasons in the order of the choices."""
+        return [self.finish_reasons[index] for index in sorted(self.finish_reasons)] or None
+
+    def remember(self, requested: Requested) -> None:
+        """Keep which tool calls this response requested, for a request that refers to it by id."""
+        if self.id:
+            requested.remember(self.id, tuple(slot["id"] for slot in self.tools.values()))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+class EventStream:
+    """Takes the decoded bytes of an event stream in any pieces, and reads its events.
+
+    Follows the event stream format of the HTML standard (server-sent events): ``\\n``, ``\\r\\n`` and
+    ``\\r`` end lines, comments begin with a colon, an event ends at a blank line, several data lines are
+    one value. Events that only carry a piece of text are not decoded unless content is kept.
+
+    With `take_usage_out` the events are also given back as bytes, less the one that carries only the
+    usage which was asked for on the caller's behalf; ``,"usage":null`` in the others goes too.
+    """
+
+    def __init__(self, findings: Findings, *, take_usage_out: bool = False) -> None:
+        self.findings = findings
+        self.events = 0
+        self.done = False
+        self._take_usage_out = take_usage_out
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._raw: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read one piece. Gives back what the caller is to see of it."""
+        if b"\r" in chunk or self._rest.endswith(b"\r"):
+            return self._feed_with_returns(chunk)
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
+        return self._lines([line + b"\n" for line in lines], chunk)
+
+    def _feed_with_returns(self, chunk: bytes) -> bytes:
+        lines = (self._rest + chunk).splitlines(keepends=True)
+        # A return at the very end may be half of a pair: wait for the next piece.
+        self._rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        return self._lines(lines, chunk)
+
+    def end(self) -> bytes:
+        """Read what is left when the body is over, as if a blank line followed."""
+        rest, self._rest = self._rest, b""
+        out = self._lines([rest] if rest else [], b"")
+        return out + self._dispatch()
+
+    def _lines(self, lines: list[bytes], chunk: bytes) -> bytes:
+        out: list[bytes] = []
+        for line in lines:
+            if self._take_usage_out:
+                self._raw.append(line)
+            text = line.rstrip(b"\r\n")
+            if text.startswith(b"data:"):
+                self._data.append(text[6:] if text[5:6] == b" " else text[5:])
+            elif not text:
+                out.append(self._dispatch())
+        return b"".join(out) if self._take_usage_out else chunk
+
+    def _dispatch(self) -> bytes:
+        """One whole event; gives back its bytes as the caller is to see them."""
+        data, self._data = b"\n".join(self._data), []
+        raw, self._raw = b"".join(self._raw), []
+        if not data:
+            return raw
+        self.events += 1
+        first = self.events == 1
+        if data.startswith(b"[DONE]"):
+            self.done = self.findings.terminal = True
+            return raw
+        if first or self.findings.keep or not _only_text(data):
+            value = _decode(data)
+            self.findings.read(value)
+            if self._take_usage_out and _only_usage(value):
+                self.events -= 1
+                return b""
+        return raw.replace(b',"usage":null', b"") if self._take_usage_out else raw
+
+
+def _only_text(data: bytes) -> bool:
+    """Whether an event can only be a piece of text, told without decoding it."""
+    if data.startswith(b'{"type":"response.'):
+        return b'.delta"' in data[:80]
+    return (
+        b'"delta":{"content":"' in data
+        and b'"finish_reason":null' in data
+        and b'"usage":{' not in data
+        and b'"tool_calls"' not in data
+    )
+
+
+def _only_usage(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("choices") == [] and isinstance(value.get("usage"), dict)
+
+
+def _decode(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
