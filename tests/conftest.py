@@ -20,7 +20,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(LEAKS) or name in ("TRACEPARENT", "TRACESTATE"):
             monkeypatch.delenv(name)
-    # A failing test must not reach the network through a proxy, nor be diverted by one on the loopback.
+    # A proxy would stand between a client and the server on the loopback.
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)

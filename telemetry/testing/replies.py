@@ -48,7 +48,8 @@ class Delivery:
     """``reset`` sends a TCP reset, ``close`` ends the connection in order but too early, ``stall`` sends
     nothing more until `ScriptedServer.resume` is called or the server is closed."""
     after: int | None = None
-    """Pieces sent before the fault; ``None``: not even the headers are sent."""
+    """Pieces sent before the fault; ``None``: not even the headers are sent. On Linux they reach a reader
+    although a reset follows; elsewhere the reset may overtake them."""
     delay_s: float = 0.0
     """Pause before each piece."""
     split: int | None = None
