@@ -14,8 +14,9 @@ PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 endif
 
 LOCK := requirements/development.txt
-# .venv belongs to this folder, this interpreter, this lock and this project file; if one changes, it is made anew.
-STAMP := .venv/made-$(shell { echo "$(CURDIR) $(PYTHON)"; cat $(LOCK) pyproject.toml; } | cksum | cut -d ' ' -f 1)
+# .venv belongs to this folder, this interpreter, this lock and these entry points; if one changes, it is made anew.
+STAMP := .venv/made-$(shell { echo "$(CURDIR) $(PYTHON)"; cat $(LOCK); sed '/^\# --- lint/q' pyproject.toml; } \
+  | cksum | cut -d ' ' -f 1)
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 PYTEST_FLAGS ?= -n auto
