@@ -59,16 +59,18 @@ class ProducerRow(SQLModel, table=True):
     hooks_attached: str | None = None
     """JSON: target → version and wrapped functions."""
     hooks_failed: str | None = None
-    """JSON: what did not take, and why."""
-    events: int = 0
-    highest_seq: int = 0
-    sealed_seq: int | None = None
+    """JSON: target → list of what did not take, and why."""
+    events: int = Field(default=0, sa_type=BigInteger)
+    highest_seq: int = Field(default=0, sa_type=BigInteger)
+    sealed_seq: int | None = Field(default=None, sa_type=BigInteger)
     """Last sequence number, once the producer is known to be done."""
     sealed_reason: str | None = None
-    torn_bytes: int | None = None
-    corrupt_lines: int | None = None
-    lost_events: int | None = None
+    torn_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    corrupt_lines: int | None = Field(default=None, sa_type=BigInteger)
+    lost_events: int | None = Field(default=None, sa_type=BigInteger)
     """Events that the producer could not write, as it said itself."""
+    lossy: bool | None = None
+    """Events were lost and the producer died before it could say how many."""
     complete: bool = False
     """Sealed, dense, nothing lost, nothing corrupt."""
 
@@ -77,7 +79,11 @@ class RunRow(SQLModel, table=True):
     """One execution of an agent."""
 
     __tablename__ = "run"
-    __table_args__ = (Index("run_commit", "repository", "commit"), Index("run_started", "started_at"))
+    __table_args__ = (
+        Index("run_commit", "repository", "commit"),
+        Index("run_commit_given", "repository", "commit_given"),
+        Index("run_started", "started_at"),
+    )
 
     run_id: str = Field(primary_key=True)
     started_at: str | None = None
@@ -126,14 +132,14 @@ class RunRow(SQLModel, table=True):
     failed_tool_calls: int = 0
     never_executed_tool_calls: int = 0
     pid: int | None = None
-    stdout_bytes: int | None = None
-    stderr_bytes: int | None = None
+    stdout_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    stderr_bytes: int | None = Field(default=None, sa_type=BigInteger)
     stdout_tail: str | None = None
     stderr_tail: str | None = None
     user_s: float | None = None
     system_s: float | None = None
-    max_rss_bytes: int | None = None
-    events: int = 0
+    max_rss_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    events: int = Field(default=0, sa_type=BigInteger)
 
 
 class CallRow(SQLModel, table=True):
@@ -188,13 +194,13 @@ class CallRow(SQLModel, table=True):
     """Why the usage is unknown, or may not be all of it."""
     usage: str | None = None
     """Usage exactly as reported."""
-    input_tokens: int | None = None
+    input_tokens: int | None = Field(default=None, sa_type=BigInteger)
     """All input tokens, the cached ones and the cache writes included."""
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    output_tokens: int | None = None
+    cached_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    cache_write_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    output_tokens: int | None = Field(default=None, sa_type=BigInteger)
     """All output tokens, the reasoning ones included."""
-    reasoning_tokens: int | None = None
+    reasoning_tokens: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class RequestRow(SQLModel, table=True):
@@ -212,9 +218,9 @@ class RequestRow(SQLModel, table=True):
     """``answered``, ``failed``, or ``interrupted``; NULL while open."""
     http_status: int | None = None
     http_request_id: str | None = None
-    retry_after_ms: int | None = None
+    retry_after_ms: int | None = Field(default=None, sa_type=BigInteger)
     rate_limit: str | None = None
-    processing_ms: int | None = None
+    processing_ms: int | None = Field(default=None, sa_type=BigInteger)
     error_type: str | None = None
     error_code: str | None = None
     error_param: str | None = None
@@ -243,14 +249,18 @@ class ToolCallRow(SQLModel, table=True):
     error_type: str | None = None
     error_message: str | None = None
     arguments: str | None = None
-    arguments_bytes: int | None = None
-    result_bytes: int | None = None
+    arguments_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    result_bytes: int | None = Field(default=None, sa_type=BigInteger)
     overlaps: int | None = None
     """How many other tool calls of the run were executing at the same time."""
 
 
 class UsageRow(SQLModel, table=True):
-    """Rollup of usage: what questions read, so that their time does not depend on the number of calls."""
+    """Rollup of usage: what questions read, so that their time does not depend on the number of calls.
+
+    A column is NULL when any call of the row does not have that number. Repeated calls are in no row.
+    A provider, model or tier that was not seen is the word ``unknown``.
+    """
 
     __tablename__ = "usage"
 
@@ -266,11 +276,12 @@ class UsageRow(SQLModel, table=True):
     reason: str = Field(primary_key=True)
     """Why it is unknown or incomplete; empty otherwise."""
     calls: int = 0
-    input_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
-    cached_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
-    cache_write_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
-    output_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
-    reasoning_tokens: int | None = Field(default=None, sa_column=Column(BigInteger))
+    """0 in the row of a run that was not captured: it stands for an unknown number of calls."""
+    input_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    cached_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    cache_write_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    output_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    reasoning_tokens: int | None = Field(default=None, sa_type=BigInteger)
     api_s: float | None = None
 
 
@@ -294,5 +305,5 @@ class CostRow(SQLModel, table=True):
     """Why those calls have no price; empty for priced ones."""
     calls: int = 0
     amount: float | None = None
-    run_events: int = 0
+    run_events: int = Field(default=0, sa_type=BigInteger)
     """``run.events`` when the price was made: a row with another number is out of date."""

@@ -1,0 +1,233 @@
+"""The database under the journal: opened, migrated and locked the same way on SQLite and PostgreSQL.
+
+Promises, each with its test in ``tests/test_journal.py``:
+
+* `connect` gives an engine whose tables are those of `telemetry.tables`, however many processes open a
+  fresh journal at once. It waits up to `PATIENCE_S` for others, then raises `JournalUnreachable`.
+* A migration is one transaction: killed at any moment it leaves the old tables or the new ones. An
+  existing SQLite journal is copied beside itself before it is upgraded.
+* A journal that a newer version migrated is refused with `JournalTooNew` and left untouched.
+* A SQLite file is readable by its owner only, and a commit has reached the disk when it returns.
+* No error shows a password.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from agent_shim.errors import JournalError, JournalTooNew, JournalUnreachable, SettingsError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "0001"
+"""The newest revision in ``telemetry/migrations/versions``; kept here so that opening a journal that is
+up to date does not import Alembic (0.2 s)."""
+
+PATIENCE_S = 15.0
+"""How long to wait for another process that writes or migrates the same journal."""
+
+_RETRY_S = 0.05
+_MIGRATION_LOCK = 0x6167_656E_745F_746D
+"""Key of PostgreSQL's advisory lock around migrations: the letters ``agent_tm``."""
+
+
+def url_of(place: str | Path) -> URL:
+    """The database URL of a SQLite path, a ``sqlite:///`` or a ``postgresql://`` URL."""
+    given = str(place)
+    if "://" not in given:
+        return URL.create("sqlite", database=given)
+    try:
+        url = make_url(given)
+    except ArgumentError as error:
+        raise SettingsError("The journal's URL cannot be read.", hint=_PLACES) from error
+    backend = url.drivername.partition("+")[0]
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    if backend == "sqlite" and url.database:
+        return url
+    raise SettingsError(f"A journal cannot be kept in {backend or given!r}.", hint=_PLACES)
+
+
+_PLACES = "Give a path for SQLite, or postgresql://user@host/database."
+
+
+def connect(place: str | Path, *, patience_s: float = PATIENCE_S) -> Engine:
+    """An engine for the journal at `place`, made and migrated as needed.
+
+    Raises `JournalUnreachable` or `JournalTooNew`.
+    """
+    url = url_of(place)
+    engine = create_engine(url, **_engine_options(url, patience_s))
+    try:
+        with reachable(engine):
+            if url.get_backend_name() == "sqlite":
+                _make_file(engine)
+            migrate(engine, patience_s)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _engine_options(url: URL, patience_s: float) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": patience_s}}
+    return {"connect_args": {"connect_timeout": max(2, int(patience_s))}, "pool_pre_ping": True}
+
+
+@contextmanager
+def reachable(engine: Engine) -> Iterator[None]:
+    """Turns what a driver raises into `JournalUnreachable`, without the password."""
+    try:
+        yield
+    except JournalError:
+        raise
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        where = engine.url.render_as_string(hide_password=True)
+        cause = getattr(error, "orig", None) or error
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        if engine.url.password:
+            reason = reason.replace(str(engine.url.password), "***")
+        message = f"The journal {where} cannot be used: {reason}"
+        raise JournalUnreachable(message, hint=_hint(reason)) from error
+
+
+def _hint(reason: str) -> str:
+    known = {
+        "locked": "Another process is writing; try again, or end it.",
+        "full": "Free some space on its disk; nothing that was acknowledged is lost.",
+        "not a database": "The file is something else; name another with --journal.",
+        "password": "Set PGPASSWORD, or put the password into the URL.",
+    }
+    for words, hint in known.items():
+        if words in reason:
+            return hint
+    return "Check --journal and AGENT_TELEMETRY_JOURNAL; events stay in the spool until it can be reached."
+
+
+# --- SQLite ---------------------------------------------------------------------------------------
+
+
+def _make_file(engine: Engine) -> None:
+    path = _path(engine)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin)
+
+
+def _path(engine: Engine) -> Path:
+    return Path(str(engine.url.database))
+
+
+def _write_ahead(path: Path, patience_s: float) -> None:
+    """Switch to write-ahead logging: SQLite does not wait for that lock by itself."""
+    deadline = time.monotonic() + patience_s
+    while not _switch_to_wal(path):
+        if time.monotonic() > deadline:
+            raise sqlite3.OperationalError("database is locked")
+        time.sleep(_RETRY_S)
+
+
+def _switch_to_wal(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=0)) as connection:
+        try:
+            return bool(connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                return False
+            raise
+
+
+def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin(connection: Connection) -> None:
+    """A writer takes the lock at once: one that began by reading is refused it without waiting."""
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that will write: committed at the end, rolled back on any exception."""
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        yield connection
+
+
+# --- migrations -----------------------------------------------------------------------------------
+
+
+def migrate(engine: Engine, patience_s: float = PATIENCE_S) -> None:
+    """Bring the tables to `HEAD` in one transaction, after a copy of an existing SQLite journal."""
+    with engine.connect() as connection:
+        revision = _revision(connection)
+    if revision == HEAD:
+        return
+    config = _alembic(revision)
+    if engine.dialect.name == "sqlite":
+        _write_ahead(_path(engine), patience_s)
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        revision = _revision(connection)  # another process may have been faster
+        if revision == HEAD:
+            return
+        if revision is not None and engine.dialect.name == "sqlite":
+            _back_up(_path(engine), revision)
+        config.attributes["connection"] = connection
+        _upgrade(config)
+
+
+def _revision(connection: Connection) -> str | None:
+    """The revision that the tables have, or ``None`` for a database without tables."""
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" not in tables:
+        if tables and connection.dialect.name == "sqlite":
+            raise JournalUnreachable("The database holds other tables and is no journal.", hint=_PLACES)
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _alembic(revision: str | None) -> Config:
+    """The migrations, once it is certain that they know the journal's `revision`."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise JournalTooNew(
+            f"The journal has revision {revision}, written by a newer version of this program.",
+            hint="Upgrade this program, or name another journal with --journal.",
+        )
+    return config
+
+
+def _upgrade(config: Config) -> None:
+    from alembic import command
+
+    command.upgrade(config, "head")
+
+
+def _back_up(path: Path, revision: str) -> None:
+    """Copy the last committed state beside the journal; the caller holds the write lock meanwhile."""
+    target = path.with_name(f"{path.name}.before-upgrade-from-{revision}")
+    partial = target.with_name(f"{target.name}.partial")
+    os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(partial)) as copy:
+        source.backup(copy)
+    partial.replace(target)

@@ -1,0 +1,216 @@
+"""The event log: what the table ``event`` takes, refuses and gives back.
+
+Promises, each with its test in ``tests/test_journal.py``:
+
+* An event is stored verbatim or not at all. Bytes that are no event of a format this version knows are
+  refused with a reason; an event whose *name* is unknown is an event.
+* Nothing that `decode` lets through can make a database refuse a row that is folded from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.dialects.sqlite import pysqlite
+
+from agent_shim.errors import EventError
+from agent_shim.events import FORMAT_VERSION
+
+from .tables import EventRow, QuarantineRow
+
+MAX_DEPTH = 100
+"""Five times the depth of the canonical form, and far from what Python's JSON encoder stands."""
+
+_ID = re.compile(r"[0-9a-f]{32}\Z")
+_RISKY = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+"""Escapes of NUL and of surrogates: PostgreSQL refuses the one, every database a lone one of the other."""
+
+_LOOKUP = 400
+"""Keys in one query: SQLite takes 32,766 parameters, and two go into each key."""
+
+
+class Arrival(NamedTuple):
+    """An event on its way into the log."""
+
+    run_id: str
+    producer: str
+    seq: int
+    sha256: bytes
+    row: tuple[Any, ...]
+    """As the table ``event`` takes it."""
+    event: dict[str, Any]
+
+
+class Refusal(NamedTuple):
+    """Bytes on their way into quarantine."""
+
+    reason: str
+    content: bytes
+
+
+# --- reading bytes --------------------------------------------------------------------------------
+
+
+def decode(body: bytes) -> Arrival:
+    """The event in `body`. Raises `EventError` whose message is the reason to quarantine it."""
+    try:
+        text = body.decode()
+        event = _json(text)
+    except (ValueError, RecursionError) as error:
+        raise EventError("not JSON") from error
+    if type(event) is not dict or event.get("v") != FORMAT_VERSION:
+        raise EventError(_why_unknown(event))
+    run, producer, seq, name = event.get("run"), event.get("producer"), event.get("seq"), event.get("name")
+    time_ns, mono = event.get("time"), event.get("mono")
+    if not (
+        type(run) is str
+        and type(producer) is str
+        and _ID.match(run)
+        and _ID.match(producer)
+        and type(seq) is type(time_ns) is type(mono) is int
+        and 1 <= seq < 2**63
+        and -(2**63) <= time_ns < 2**63
+        and -(2**63) <= mono < 2**63
+        and type(name) is str
+        and type(event.get("data")) is dict
+    ):
+        raise EventError("not the shape of an event")
+    if _RISKY.search(text) or text.count("{") + text.count("[") > MAX_DEPTH:
+        _refuse_unstorable(event)
+    sha256 = hashlib.sha256(body).digest()
+    row = (producer, seq, run, name, time_ns, sha256, text)
+    return Arrival(run, producer, seq, sha256, row, event)
+
+
+def _why_unknown(event: object) -> str:
+    version = event.get("v") if type(event) is dict else None
+    if type(version) is int:
+        return (
+            f"format version {version:.0f} is unknown"
+            if abs(version) < 10**6
+            else "format version is unknown"
+        )
+    return "not the shape of an event"
+
+
+def _refuse_unstorable(event: dict[str, Any]) -> None:
+    """Walks all of it, without recursion."""
+    level: list[Any] = [event]
+    depth = 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise EventError("nested too deeply")
+        inner: list[Any] = []
+        for value in level:
+            if type(value) is dict:
+                inner.extend(value)
+                inner.extend(value.values())
+            elif type(value) is list:
+                inner.extend(value)
+            elif type(value) is str and _unstorable(value):
+                raise EventError("text with NUL or lone surrogates")
+        level = inner
+
+
+def _unstorable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return "\0" in value
+
+
+def _not_finite(text: str) -> float:
+    value = float(text) if text not in ("NaN", "Infinity", "-Infinity") else math.nan
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_json = json.JSONDecoder(parse_float=_not_finite, parse_constant=_not_finite).decode
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+class EventLog:
+    """Reads and writes the tables ``event`` and ``quarantine``, through statements compiled once."""
+
+    def __init__(self, dialect: str) -> None:
+        self._insert_event = _insert_new(EventRow, dialect)
+        self._insert_quarantine = _insert_new(QuarantineRow, dialect)
+
+    def append(self, connection: Connection, arrivals: Sequence[Arrival]) -> int:
+        """Store events that are not there yet; how many were stored."""
+        if not arrivals:
+            return 0
+        rows = [arrival.row for arrival in arrivals]
+        return connection.exec_driver_sql(self._insert_event, rows).rowcount
+
+    def quarantine(self, connection: Connection, refusals: Sequence[Refusal], source: str, at: str) -> None:
+        """Keep what could not be taken, once per content and reason."""
+        rows = [
+            (hashlib.sha256(content).digest(), reason, at, source, content) for reason, content in refusals
+        ]
+        if rows:
+            connection.exec_driver_sql(self._insert_quarantine, rows)
+
+    def hashes(self, connection: Connection, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
+        """Hashes of those of the events that are stored."""
+        wanted = list(keys)
+        found: dict[tuple[str, int], bytes] = {}
+        for start in range(0, len(wanted), _LOOKUP):
+            chunk = wanted[start : start + _LOOKUP]
+            query = select(_EVENT.c.producer, _EVENT.c.seq, _EVENT.c.sha256).where(
+                tuple_(_EVENT.c.producer, _EVENT.c.seq).in_(chunk)
+            )
+            found.update({(row[0], row[1]): bytes(row[2]) for row in connection.execute(query)})
+        return found
+
+    def replay(self, connection: Connection, run_id: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """All stored events of a run."""
+        query = select(_EVENT.c.producer, _EVENT.c.seq, _EVENT.c.body).where(_EVENT.c.run_id == run_id)
+        for producer, seq, body in connection.execution_options(yield_per=1000).execute(query):
+            yield producer, seq, _json(body)
+
+    def runs(self, connection: Connection) -> list[str]:
+        """The runs that have events."""
+        return list(connection.scalars(select(_EVENT.c.run_id).distinct().order_by(_EVENT.c.run_id)))
+
+    def held(self, connection: Connection, run_id: str) -> dict[str, list[tuple[int, int]]]:
+        """Producer → ranges of sequence numbers, both ends included, of the stored events of a run."""
+        rank = func.row_number().over(partition_by=_EVENT.c.producer, order_by=_EVENT.c.seq)
+        islands = (
+            select(_EVENT.c.producer, _EVENT.c.seq, (_EVENT.c.seq - rank).label("island"))
+            .where(_EVENT.c.run_id == run_id)
+            .subquery()
+        )
+        low, high = func.min(islands.c.seq), func.max(islands.c.seq)
+        query = select(islands.c.producer, low, high).group_by(islands.c.producer, islands.c.island)
+        ranges: dict[str, list[tuple[int, int]]] = {}
+        for producer, first, last in connection.execute(query.order_by(islands.c.producer, low)):
+            ranges.setdefault(producer, []).append((first, last))
+        return ranges
+
+
+_EVENT = EventRow.metadata.tables["event"]
+
+DIALECTS: dict[str, tuple[Any, Any]] = {
+    "sqlite": (sqlite.insert, pysqlite.dialect()),
+    "postgresql": (postgresql.insert, psycopg.dialect(paramstyle="format")),  # type: ignore[no-untyped-call]
+}
+"""By name: its ``INSERT`` with ``ON CONFLICT``, and the dialect that writes positional parameters."""
+
+
+def _insert_new(table: Any, dialect: str) -> str:
+    insert, positional = DIALECTS[dialect]
+    return str(insert(table.__table__).on_conflict_do_nothing().compile(dialect=positional))

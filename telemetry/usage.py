@@ -1,0 +1,125 @@
+"""Usage as providers report it, in one form.
+
+Promises, each with its test in ``tests/test_projections.py``:
+
+* Cached, cache-write and reasoning tokens are parts of the totals and never added to them.
+* What was not reported is ``None``. A number that cannot be right is ``None`` as well, or stands with a
+  reason beside it; nothing is corrected silently.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+_Paths = tuple[tuple[str, ...], ...]
+
+# The first path that holds something counts. Chat Completions and Responses: the API reference of
+# OpenAI; the others: what OpenAI-compatible servers and proxies put beside or instead of them.
+_INPUT: _Paths = (("input_tokens",), ("prompt_tokens",))
+_OUTPUT: _Paths = (("output_tokens",), ("completion_tokens",))
+_CACHED: _Paths = (
+    ("input_tokens_details", "cached_tokens"),
+    ("prompt_tokens_details", "cached_tokens"),
+    ("cache_read_input_tokens",),
+    ("prompt_cache_hit_tokens",),
+)
+_CACHE_WRITE: _Paths = (
+    ("input_tokens_details", "cache_write_tokens"),
+    ("prompt_tokens_details", "cache_write_tokens"),
+    ("cache_creation_input_tokens",),
+    ("input_tokens_details", "cache_creation_tokens"),
+    ("prompt_tokens_details", "cache_creation_tokens"),
+)
+_REASONING: _Paths = (
+    ("output_tokens_details", "reasoning_tokens"),
+    ("completion_tokens_details", "reasoning_tokens"),
+    ("reasoning_tokens",),
+)
+
+_MAX_COUNT = 2**62
+"""Above any count that is meant, and still a 64-bit number when summed with another."""
+
+
+class Usage(NamedTuple):
+    """Tokens of one response."""
+
+    input: int | None
+    """All of them, the cached ones and the cache writes included."""
+    cached: int | None
+    cache_write: int | None
+    output: int | None
+    """All of them, the reasoning ones included."""
+    reasoning: int | None
+    reason: str | None
+    """What is unknown or doubtful, and why."""
+
+    @property
+    def known(self) -> bool:
+        """Whether it says anything about the totals."""
+        return self.input is not None or self.output is not None
+
+
+NOTHING = Usage(None, None, None, None, None, None)
+
+
+def reported(raw: dict[str, Any], provider: str | None = None) -> Usage:
+    """The usage in a response of `provider`."""
+    doubts: list[str] = []
+    given = _count(raw, _INPUT, "input tokens", doubts)
+    output = _count(raw, _OUTPUT, "output tokens", doubts)
+    cached = _count(raw, _CACHED, "cached tokens", doubts)
+    write = _count(raw, _CACHE_WRITE, "cache-write tokens", doubts)
+    reasoning = _count(raw, _REASONING, "reasoning tokens", doubts)
+    total = _count(raw, (("total_tokens",),), "total tokens", doubts)
+    if output is None and given is not None and given == total:
+        output = 0  # embeddings: the response says that the input is all there is
+    if provider == "anthropic" and given is not None and "input_tokens" in raw:
+        # Its own API counts cached tokens beside the input tokens, not among them.
+        given += (cached or 0) + (write or 0)
+        total = None
+    return _checked(Usage(given, cached, write, output, reasoning, None), total, doubts)
+
+
+def kept_by_agent(raw: dict[str, Any], provider: str | None = None) -> Usage:
+    """The usage that an agent keeps of a response.
+
+    A part that is 0 there is unknown: agents start their counters at 0 and fill what they know of.
+    """
+    usage = reported({name: value for name, value in raw.items() if value != 0 or name in _TOTALS}, provider)
+    if not usage.input and not usage.output:
+        return NOTHING._replace(reason=usage.reason)
+    return usage
+
+
+_TOTALS = frozenset(path[0] for path in _INPUT + _OUTPUT)
+
+
+def _count(raw: dict[str, Any], paths: _Paths, what: str, doubts: list[str]) -> int | None:
+    for path in paths:
+        value: Any = raw.get(path[0])
+        if value is not None and len(path) == 2:
+            value = value.get(path[1]) if type(value) is dict else None
+        if value is None:
+            continue
+        if type(value) is int and 0 <= value < _MAX_COUNT:
+            return value
+        doubts.append(f"{what} are not a count")
+        return None
+    return None
+
+
+def _checked(usage: Usage, total: int | None, doubts: list[str]) -> Usage:
+    given, cached, write, output, reasoning, _ = usage
+    if given is None and "input tokens are not a count" not in doubts:
+        doubts.append("input tokens not reported")
+    if output is None and "output tokens are not a count" not in doubts:
+        doubts.append("output tokens not reported")
+    if given is not None and (cached or 0) + (write or 0) > given:
+        doubts.append("more cached tokens than input tokens")
+        cached = write = None
+    if output is not None and (reasoning or 0) > output:
+        doubts.append("more reasoning tokens than output tokens")
+        reasoning = None
+    if None not in (total, given, output) and total != (given or 0) + (output or 0):
+        doubts.append("total tokens are not input plus output")
+    return Usage(given, cached, write, output, reasoning, "; ".join(doubts) or None)
