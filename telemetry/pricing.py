@@ -63,8 +63,7 @@ class Billed(NamedTuple):
     cache_write_1h_tokens: int | None = None
     output_tokens: int | None = None
     audio_tokens: int | None = None
-    has_output: bool = True
-    """False where the API has no output to bill (embeddings)."""
+    """Of the input and the output together."""
 
 
 class Priced(NamedTuple):
@@ -198,7 +197,7 @@ def _lowest(call: Billed, tariff: Tariff) -> Priced | Unpriced:
     elif max(amounts) != min(amounts):
         parts = {"cached tokens": call.cached_tokens, "cache-write tokens": call.cache_write_tokens}
         unknown += [name for name, count in parts.items() if count is None]
-    if call.output_tokens is None and call.has_output:
+    if call.output_tokens is None:
         unknown.append("output tokens")
     partial = f"{' and '.join(unknown)} unknown" if unknown else ""
     return Priced(min(amounts), tariff.currency, tariff.matched, partial)

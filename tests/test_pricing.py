@@ -232,8 +232,8 @@ def test_a_hole_in_the_usage_gives_the_lowest_price_and_says_so(
     assert priced == Priced(Decimal(amount), "USD", "genai-prices openai/gpt-5", partial)
 
 
-def test_embeddings_have_no_output_to_miss() -> None:
-    embedding = call("text-embedding-3-small", cached_tokens=None, output_tokens=None, has_output=False)
+def test_a_missing_number_of_cached_tokens_is_no_hole_where_caching_changes_no_rate() -> None:
+    embedding = call("text-embedding-3-small", cached_tokens=None, output_tokens=0)
     assert dollars(BOOK.price(embedding)) == Decimal("0.02")
 
 
