@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -636,6 +637,18 @@ def test_many_clients_at_once_are_each_answered_once(server: ScriptedServer) -> 
 
     assert sorted(asyncio.run(ask_all()), key=int) == [str(number) for number in range(24)]
     assert len({entry.response_id for entry in server.ledger.billed}) == 24
+
+
+def test_a_client_that_is_killed_is_no_error_of_the_server(capfd: pytest.CaptureFixture[str]) -> None:
+    with ScriptedServer() as server:
+        host, _, port = server.origin.removeprefix("http://").partition(":")
+        for sent in (b"", b"POST /v1/responses HTTP/1.1\r\ncontent-length: 9\r\n\r\n{"):
+            raw = socket.create_connection((host, int(port)))
+            raw.sendall(sent)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.close()
+    assert capfd.readouterr() == ("", "")
+    assert server.ledger.requests == ()
 
 
 def test_closing_the_server_ends_every_connection_and_thread() -> None:

@@ -27,6 +27,13 @@ class Connection(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Any
 
+    def handle(self) -> None:
+        """Until either side ends it; the ledger has every request that arrived whole."""
+        try:
+            super().handle()
+        except ConnectionError:
+            self.close_connection = True  # the client was killed, or had enough
+
     def do_POST(self) -> None:
         self._exchange()
 
@@ -41,12 +48,9 @@ class Connection(BaseHTTPRequestHandler):
 
     def _exchange(self) -> None:
         scripted: ScriptedServer = self.server.scripted
-        try:
-            content = self.rfile.read(int(self.headers.get("content-length") or 0))
-            rendered, request_id = scripted.exchange(self.command, self.path, dict(self.headers), content)
-            self._deliver(rendered, request_id, scripted)
-        except ConnectionError:
-            self.close_connection = True  # the client left; the ledger has the request all the same
+        content = self.rfile.read(int(self.headers.get("content-length") or 0))
+        rendered, request_id = scripted.exchange(self.command, self.path, dict(self.headers), content)
+        self._deliver(rendered, request_id, scripted)
 
     def _deliver(self, rendered: Rendered, request_id: str, scripted: ScriptedServer) -> None:
         delivery = rendered.reply.delivery
