@@ -74,10 +74,9 @@ def to_record(body: bytes, trace_id: str | None = None) -> Record:
             attributes.SEQ: int(event["seq"]),
             attributes.VERSION: int(event["v"]),
         }
-        time_ns = max(int(event["time"]), 0)
-        return Record(
-            str(event["name"]), time_ns, trace_id or str(event["run"]), _span_of(event), marks, body.decode()
-        )
+        name, time_ns = str(event["name"]), max(int(event["time"]), 0)
+        name.encode()  # a lone surrogate in it would destroy the whole batch that it is sent in
+        return Record(name, time_ns, trace_id or str(event["run"]), _span_of(event), marks, body.decode())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EventError(f"not an event: {error!r}") from error
 

@@ -1,0 +1,335 @@
+"""Delivery to an OpenTelemetry endpoint through the official OTLP exporters.
+
+Promises, each with its test in ``tests/test_exporter.py``:
+
+* What a call returns from was accepted: an answer that says otherwise raises `DeliveryError` with the
+  reason. `SignalRefused` says that the endpoint does not take this signal at all (spans may still go),
+  `BatchRefused` that it will never take some of what it was given, while the rest was accepted.
+* Ids and times on the wire are those of the events. Samplers, attribute limits and ``OTEL_SDK_DISABLED``
+  act in SDK providers; none is used, so none of them can silence us.
+* A request holds at most `MAX_BATCH_BYTES`, unless one single event is larger.
+* A call ends within its bound plus the time-out of one request.
+
+Endpoint and protocol come from the settings. Headers, certificates and compression come from the
+``OTEL_EXPORTER_OTLP_*`` variables, also those for one signal. ``OTEL_EXPORTER_OTLP_TIMEOUT`` is not
+read: the specification gives it milliseconds, the official exporters read seconds.
+
+Not promised: the exporters read no answer's body, so a *partial success* (a 200 that says that records
+were rejected) is taken for success. Our own sink never answers so for events.
+
+Logs are still in underscore modules of the SDK; they are used here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import requests
+from opentelemetry._logs import LogRecord
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogs
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpans
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExportResult
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from agent_shim.attributes import SCHEMA_URL, SCOPE, SERVICE_NAME
+from agent_shim.errors import DeliveryError, EventError, SettingsError
+from telemetry.otlp import Record, to_record
+from telemetry.settings import Endpoint, Settings, without_password
+from telemetry.spans import Span
+
+MAX_BATCH_BYTES = 1024 * 1024
+"""Of encoded records: a fourth of what gRPC servers take by default (4 MiB)."""
+REQUEST_TIMEOUT_S = 10.0
+"""For one batch with all its tries; the default of the OTLP exporters."""
+TOTAL_TIMEOUT_S = 30.0
+
+_ENVELOPE_BYTES = 512
+"""More than a record takes besides its body."""
+_MAX_REASON = 500
+
+_NO_SUCH_SIGNAL = {"404", "405", "501", "UNIMPLEMENTED"}
+_NEVER = {"400", "413", "422", "INVALID_ARGUMENT"}
+_TOO_LARGE = "RESOURCE_EXHAUSTED"
+"""gRPC says it of a message that is too large, and of a server that has too much to do."""
+
+_LOGGERS = (
+    HttpLogs.__module__,
+    HttpSpans.__module__,
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+)
+
+Item = TypeVar("Item")
+
+
+class SignalRefused(DeliveryError):
+    """The endpoint does not take this signal, or none is set for it."""
+
+
+class BatchRefused(DeliveryError):
+    """The endpoint will never take some of what it was given; all the rest was accepted."""
+
+    def __init__(self, message: str, refused: int) -> None:
+        super().__init__(message, hint="The journal has all of it; only this endpoint does not.")
+        self.refused = refused
+        """How many events or spans."""
+
+
+class _Official(Protocol):
+    """What the four official exporters have in common."""
+
+    def export(self, items: Sequence[Any], /) -> Any: ...
+    def shutdown(self) -> None: ...
+
+
+class _Batch(NamedTuple):
+    items: list[Any]
+    size_bytes: int
+
+
+class Exporter:
+    """Sends events as log records, and spans. Not for several threads at once."""
+
+    def __init__(
+        self,
+        *,
+        logs: Endpoint | None,
+        traces: Endpoint | None,
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
+        total_timeout_s: float = TOTAL_TIMEOUT_S,
+    ) -> None:
+        self._endpoints = {"logs": logs, "spans": traces}
+        self._resource = Resource({SERVICE_NAME: SCOPE}).merge(OTELResourceDetector().detect())
+        self._scope = InstrumentationScope(SCOPE, schema_url=SCHEMA_URL)
+        self._total_timeout_s = total_timeout_s
+        self._official: dict[str, _Official] = {}
+        if logs:
+            self._official["logs"] = _official("logs", logs, request_timeout_s)
+        if traces:
+            self._official["spans"] = _official("spans", traces, request_timeout_s)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Exporter:
+        """An exporter to where the settings say; raises `SettingsError` for a variable of no use."""
+        return cls(logs=settings.otlp("logs"), traces=settings.otlp("traces"))
+
+    def events(self, bodies: Iterable[bytes], trace_id: str | None = None) -> int:
+        """Send events of one run; gives how many of `bodies` are no events and were left out.
+
+        `trace_id` is that of the run where it joined a trace (`SpanFold.trace_id`).
+        """
+        records: list[Record] = []
+        left_out = 0
+        for body in bodies:
+            try:
+                records.append(to_record(body, trace_id))
+            except EventError:
+                left_out += 1
+        batches = _batches(records, lambda record: len(record.body) + _ENVELOPE_BYTES)
+        self._send("logs", batches, self._log_record)
+        return left_out
+
+    def spans(self, spans: Iterable[Span]) -> None:
+        """Send spans."""
+        readable = [self._readable_span(span) for span in spans]
+        self._send(
+            "spans", _batches(readable, lambda span: encode_spans([span]).ByteSize()), lambda span: span
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        for official in self._official.values():
+            official.shutdown()
+
+    # --- sending -----------------------------------------------------------------------------------
+
+    def _send(self, signal: str, batches: Iterator[_Batch], readable: Callable[[Any], Any]) -> None:
+        endpoint, deadline = self._endpoints[signal], time.monotonic() + self._total_timeout_s
+        refused, why = 0, ""
+        for batch in batches:
+            if endpoint is None:
+                raise SignalRefused(f"no endpoint is set for {signal}")
+            place = without_password(endpoint.url)
+            if time.monotonic() > deadline:
+                raise DeliveryError(f"{place} did not take all {signal} within {self._total_timeout_s} s")
+            cause = self._export(signal, [readable(item) for item in batch.items])
+            if cause is None:
+                continue
+            why = f"{place} did not accept {signal}: {cause.text}"
+            if cause.code in _NO_SUCH_SIGNAL:
+                raise SignalRefused(why)
+            if not (
+                cause.code in _NEVER or (cause.code == _TOO_LARGE and batch.size_bytes > MAX_BATCH_BYTES)
+            ):
+                raise DeliveryError(why, hint="It stays in the spool and is sent again.")
+            refused += len(batch.items)
+        if refused:
+            raise BatchRefused(why, refused)
+
+    def _export(self, signal: str, items: list[Any]) -> _Cause | None:
+        with _heard() as reports:
+            result = self._official[signal].export(items)
+        if result in (LogRecordExportResult.SUCCESS, SpanExportResult.SUCCESS):
+            return None
+        return _cause(reports)
+
+    # --- what the official exporters take -------------------------------------------------------------
+
+    def _log_record(self, record: Record) -> ReadableLogRecord:
+        context = _context(record.trace_id, record.span_id)
+        return ReadableLogRecord(
+            LogRecord(
+                timestamp=record.time_ns,
+                observed_timestamp=record.time_ns,
+                context=set_span_in_context(NonRecordingSpan(context)),
+                body=record.body,
+                attributes=record.attributes,
+                event_name=record.event_name,
+            ),
+            resource=self._resource,
+            instrumentation_scope=self._scope,
+        )
+
+    def _readable_span(self, span: Span) -> ReadableSpan:
+        parent = _context(span.trace_id, span.parent_span_id) if span.parent_span_id else None
+        status = Status() if span.error is None else Status(StatusCode.ERROR, span.error)
+        return ReadableSpan(
+            span.name,
+            context=_context(span.trace_id, span.span_id),
+            parent=parent,
+            resource=self._resource,
+            attributes=span.attributes,
+            events=[Event(event.name, event.attributes, event.time_ns) for event in span.events],
+            kind=SpanKind.CLIENT if span.kind == "client" else SpanKind.INTERNAL,
+            status=status,
+            start_time=span.start_ns,
+            end_time=span.end_ns,
+            instrumentation_scope=self._scope,
+        )
+
+
+def _context(trace_id: str, span_id: str | None) -> SpanContext:
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return SpanContext(int(trace_id, 16), int(span_id or "0", 16), is_remote=False, trace_flags=flags)
+
+
+def _batches(items: Sequence[Item], size_bytes: Callable[[Item], int]) -> Iterator[_Batch]:
+    """Runs of `items` of at most `MAX_BATCH_BYTES`, each of at least one item."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        size = size_bytes(item)
+        if batch and total + size > MAX_BATCH_BYTES:
+            yield _Batch(batch, total)
+            batch, total = [], 0
+        batch.append(item)
+        total += size
+    if batch:
+        yield _Batch(batch, total)
+
+
+# --- the official exporters ------------------------------------------------------------------------
+
+
+def _official(signal: str, endpoint: Endpoint, timeout_s: float) -> _Official:
+    if endpoint.protocol == "grpc":
+        return _grpc(signal, endpoint.url, timeout_s)
+    session = requests.Session()
+    session.hooks["response"].append(_refuse_redirect)
+    if signal == "logs":
+        return HttpLogs(endpoint.url, timeout=timeout_s, session=session)
+    return HttpSpans(endpoint.url, timeout=timeout_s, session=session)
+
+
+def _grpc(signal: str, url: str, timeout_s: float) -> _Official:
+    # Imported here: it takes 0.3 s, and most endpoints speak HTTP.
+    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
+    from opentelemetry.exporter.otlp.proto.grpc.exporter import InvalidCompressionValueException
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    try:
+        if signal == "logs":
+            return OTLPLogExporter(url, timeout=timeout_s)
+        return OTLPSpanExporter(url, timeout=timeout_s)
+    except InvalidCompressionValueException as error:
+        raise SettingsError(str(error), hint="gRPC knows gzip; leave the variable away for none.") from error
+
+
+def _refuse_redirect(response: requests.Response, **_: object) -> None:
+    """The exporters do not follow a redirect, and take it for success."""
+    if 300 <= response.status_code < 400:
+        response.close()
+        raise requests.HTTPError(f"redirected to {response.headers.get('location')} ({response.status_code})")
+
+
+# --- why ------------------------------------------------------------------------------------------
+
+
+class _Cause(NamedTuple):
+    code: str | None
+    """HTTP status or name of the gRPC status; ``None`` when there was no answer."""
+    text: str
+
+
+@contextmanager
+def _heard() -> Iterator[list[logging.LogRecord]]:
+    """What the official exporters log on this thread meanwhile: the only way they give a reason.
+
+    Taken before their own filter, which hides a message that was logged within the last 20 s.
+    """
+    reports: list[logging.LogRecord] = []
+    thread = threading.get_ident()
+
+    def take(record: logging.LogRecord) -> bool:
+        if record.thread != thread:
+            return True
+        reports.append(record)
+        return False
+
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.filters.insert(0, take)
+    try:
+        yield reports
+    finally:
+        for logger in loggers:
+            logger.filters.remove(take)
+
+
+def _cause(reports: Sequence[logging.LogRecord]) -> _Cause:
+    """The last thing that is said of a cause, from the arguments of the exporters' log lines."""
+    for report in reversed(reports):
+        code: str | None
+        match report.args:
+            case (str(), int(status), why):  # HTTP, for good: signal, status, reason
+                code, text = str(status), f"{status} {why}"
+            case (str(), None, why):
+                code, text = None, str(why)
+            case (why, str(), float()):  # HTTP, to be tried again: reason, signal, seconds
+                code, text = None, str(why)
+            case (str(), str(), status, details):  # gRPC, for good: signal, endpoint, status, details
+                code = getattr(status, "name", None)
+                text = f"{code} {details}"
+            case _:
+                continue
+        return _Cause(code, text[:_MAX_REASON])
+    last = reports[-1].getMessage() if reports else "no reason was given"
+    return _Cause(None, last[:_MAX_REASON])
