@@ -41,8 +41,8 @@ CALL = _columns(
     " reasoning_tokens"
 )
 REQUEST = _columns(
-    "run_id request_id call_id number started_at duration_s ended http_status http_request_id"
-    " retry_after_ms rate_limit processing_ms error_type error_code error_param error_message"
+    "run_id request_id call_id number body_bytes body_sha256 started_at duration_s ended http_status"
+    " http_request_id retry_after_ms rate_limit processing_ms error_type error_code error_param error_message"
 )
 TOOL_CALL = _columns(
     "run_id tool_call_id tool call_id requested_by executor started_at finished_at duration_s ended"
@@ -195,6 +195,8 @@ def turn_finished(row: Row, data: dict[str, Any]) -> None:
 def request_started(row: Row, data: dict[str, Any]) -> None:
     """What ``llm.request.started`` says."""
     row["number"] = small(data.get("number"))
+    row["body_bytes"] = number(data.get("body_bytes"))
+    row["body_sha256"] = text(data.get("body_sha256"))
 
 
 def request_finished(row: Row, data: dict[str, Any]) -> None:

@@ -212,6 +212,9 @@ class RequestRow(SQLModel, table=True):
     request_id: str = Field(primary_key=True)
     call_id: str | None = None
     number: int | None = None
+    body_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    body_sha256: str | None = None
+    """The same for the same request: how a futile repetition is told."""
     started_at: str | None = None
     duration_s: float | None = None
     ended: str | None = None

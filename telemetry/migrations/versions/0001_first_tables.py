@@ -105,6 +105,8 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(), nullable=False),
         sa.Column("call_id", sa.String(), nullable=True),
         sa.Column("number", sa.Integer(), nullable=True),
+        sa.Column("body_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("body_sha256", sa.String(), nullable=True),
         sa.Column("started_at", sa.String(), nullable=True),
         sa.Column("duration_s", sa.Float(), nullable=True),
         sa.Column("ended", sa.String(), nullable=True),
