@@ -54,6 +54,8 @@ class Scenario:
     tree_changed: bool
     """Whether the tree really differs from what it was at the start."""
     statuses: tuple[int, ...]
+    executed: int
+    """How many tool calls TRAE executes; it never executes ``task_done``, nor what stands beside it."""
     recorded: Usage | None = None
     """What the agent's own records add up to, where that is not what was billed."""
 
@@ -90,7 +92,14 @@ def summary_without_tags(body: dict[str, Any]) -> Answer:
 
 
 SCENARIOS = (
-    Scenario(name="happy", script=HAPPY, patch_written=True, tree_changed=True, statuses=(200,) * 5),
+    Scenario(
+        name="happy",
+        script=HAPPY,
+        patch_written=True,
+        tree_changed=True,
+        statuses=(200,) * 5,
+        executed=4,
+    ),
     Scenario(
         name="lakeview",
         script=HAPPY,
@@ -98,6 +107,7 @@ SCENARIOS = (
         patch_written=True,
         tree_changed=True,
         statuses=(200,) * 15,
+        executed=4,
     ),
     Scenario(
         name="lakeview answers badly",
@@ -107,6 +117,7 @@ SCENARIOS = (
         patch_written=True,
         tree_changed=True,
         statuses=(200,) * 15,
+        executed=4,
     ),
     Scenario(
         name="transient",
@@ -114,6 +125,7 @@ SCENARIOS = (
         patch_written=True,
         tree_changed=True,
         statuses=(200, 429, 200, 500, 200),
+        executed=2,
     ),
     Scenario(
         name="transient, beyond the client's own retries",
@@ -122,6 +134,7 @@ SCENARIOS = (
         patch_written=True,
         tree_changed=True,
         statuses=(200, 500, 500, 500, 200, 200),
+        executed=2,
     ),
     Scenario(
         name="quota",
@@ -130,6 +143,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=False,
         statuses=(200, 429, 429, 429),
+        executed=1,
     ),
     Scenario(
         name="bad key",
@@ -138,6 +152,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=False,
         statuses=(401,),
+        executed=0,
     ),
     Scenario(
         name="tool output refused",
@@ -146,6 +161,7 @@ SCENARIOS = (
         patch_written=True,
         tree_changed=True,
         statuses=(200, 200, 400),
+        executed=2,
     ),
     Scenario(
         name="no edit, done",
@@ -153,6 +169,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=False,
         statuses=(200, 200),
+        executed=1,
     ),
     Scenario(
         name="no edit, done, must patch",
@@ -162,6 +179,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=False,
         statuses=(200, 200, 400),
+        executed=1,
     ),
     Scenario(
         name="commit, then done",
@@ -169,6 +187,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=True,
         statuses=(200,) * 4,
+        executed=3,
     ),
     Scenario(
         name="commit, then done, must patch",
@@ -178,6 +197,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=True,
         statuses=(200, 200, 200, 200, 400),
+        executed=3,
     ),
     Scenario(
         name="edit and done in one turn",
@@ -188,6 +208,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=False,
         statuses=(200, 200),
+        executed=1,
     ),
     Scenario(
         name="never done",
@@ -197,6 +218,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=False,
         statuses=(200,) * 4,
+        executed=4,
     ),
     Scenario(
         name="truncated arguments",
@@ -205,6 +227,7 @@ SCENARIOS = (
         patch_written=False,
         tree_changed=False,
         statuses=(200, 200),
+        executed=1,
         recorded=LOOK.usage,
     ),
     Scenario(
@@ -215,6 +238,7 @@ SCENARIOS = (
         patch_written=None,
         tree_changed=True,
         statuses=(200, 200),
+        executed=2,
     ),
 )
 """In the order of the story: what works, what the wire says, what the tree says, what the agent does."""
