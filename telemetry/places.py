@@ -6,7 +6,7 @@
     spool/<run>/destination.json     where they go
     positions/<run>/<producer>.json  how far they are there, written by the deliverer alone
     delivered/<run>/                 the spool folder of a run that is complete at its destination
-    deliverer.lock, deliverer.log
+    deliverer.lock, deliverer.log    the one process that delivers (`telemetry.handover`)
 
 Every file here is replaced as a whole, so a reader sees the old one or the new one. No secret is in
 any of them: a password is put back from the environment of the process that needs it.
@@ -14,14 +14,13 @@ any of them: a password is put back from the environment of the process that nee
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agent_shim.spool import SUFFIX
+from agent_shim.spool import SUFFIX, read
 from telemetry.settings import Endpoint, Settings, without_password
 
 DESTINATION = "destination.json"
@@ -35,10 +34,6 @@ class Destination(NamedTuple):
     """Path or URL, without password."""
     logs: Endpoint | None = None
     traces: Endpoint | None = None
-    service: str | None = None
-    """``OTEL_SERVICE_NAME`` of the run."""
-    resource: str | None = None
-    """``OTEL_RESOURCE_ATTRIBUTES`` of the run."""
 
 
 def spool_folder(home: Path) -> Path:
@@ -73,50 +68,52 @@ def runs(home: Path) -> list[str]:
         return []
 
 
+def other_producers(folder: Path, own: str) -> list[str]:
+    """The producers of a run beside `own`, those of deliverers left out: they come and go."""
+    return [path.stem for path in producers(folder) if path.stem != own and role_of(path) != "deliverer"]
+
+
+def role_of(path: Path) -> str | None:
+    """The role that a producer gave itself in its first event."""
+    for line in read(path, 0, 1):
+        if line.body is not None:
+            data = json.loads(line.body).get("data", {})
+            return str(data["role"]) if "role" in data else None
+    return None
+
+
 # --- destination -----------------------------------------------------------------------------------
 
 
-def destination_of(settings: Settings, environ: Mapping[str, str]) -> Destination:
+def destination_of(settings: Settings) -> Destination:
     """The destination that these settings name, without secrets."""
-    signals = {name: settings.otlp(name) for name in ("logs", "traces")}
-    clean = {
-        name: end._replace(url=without_password(end.url)) if end else None for name, end in signals.items()
-    }
-    exports = any(clean.values())
-    return Destination(
-        journal=without_password(settings.journal),
-        logs=clean["logs"],
-        traces=clean["traces"],
-        service=environ.get("OTEL_SERVICE_NAME") or None if exports else None,
-        resource=environ.get("OTEL_RESOURCE_ATTRIBUTES") or None if exports else None,
-    )
+    logs, traces = (_clean(settings.otlp(signal)) for signal in ("logs", "traces"))
+    return Destination(without_password(settings.journal), logs, traces)
+
+
+def _clean(end: Endpoint | None) -> Endpoint | None:
+    return end._replace(url=without_password(end.url)) if end else None
 
 
 def write_destination(home: Path, run: str, destination: Destination) -> None:
     """Keep where the events of `run` go. Raises `OSError`."""
-    otlp: dict[str, Any] = {}
-    for name in ("logs", "traces"):
-        end: Endpoint | None = getattr(destination, name)
-        if end is not None:
-            otlp[name] = {"endpoint": end.url, "protocol": end.protocol}
+    content: dict[str, Any] = {"journal": destination.journal}
+    ends = {"logs": destination.logs, "traces": destination.traces}
+    otlp = {name: {"endpoint": end.url, "protocol": end.protocol} for name, end in ends.items() if end}
     if otlp:
-        otlp |= {k: getattr(destination, k) for k in ("service", "resource") if getattr(destination, k)}
-    content = {"journal": destination.journal} | ({"otlp": otlp} if otlp else {})
+        content["otlp"] = otlp
     write_json(run_folder(home, run) / DESTINATION, content)
 
 
 def read_destination(folder: Path) -> Destination | None:
     """The destination kept in a run's folder; ``None`` when there is none that can be read."""
     content = read_json(folder / DESTINATION)
-    if not isinstance(content.get("journal"), str):
+    try:
+        otlp = content.get("otlp", {})
+        ends = {name: Endpoint(end["endpoint"], end["protocol"]) for name, end in otlp.items()}
+        return Destination(str(content["journal"]), ends.get("logs"), ends.get("traces"))
+    except (KeyError, TypeError, AttributeError):
         return None
-    otlp = content.get("otlp") or {}
-    ends = {
-        name: Endpoint(otlp[name]["endpoint"], otlp[name]["protocol"]) if name in otlp else None
-        for name in ("logs", "traces")
-    }
-    service, resource = otlp.get("service"), otlp.get("resource")
-    return Destination(content["journal"], ends["logs"], ends["traces"], service, resource)
 
 
 def with_secret(url: str, candidates: Iterable[str]) -> str:
@@ -136,37 +133,6 @@ def read_positions(home: Path, run: str, producer: str) -> dict[str, int]:
 def write_positions(home: Path, run: str, producer: str, positions: Mapping[str, int]) -> None:
     """Keep how far a producer's file is delivered. Raises `OSError`."""
     write_json(positions_folder(home, run) / f"{producer}.json", dict(positions))
-
-
-def undelivered(home: Path, run: str) -> list[str]:
-    """The producers of `run` that have whole events which are not in the journal yet."""
-    waiting = []
-    for path in producers(run_folder(home, run)):
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:  # the run was just moved to `delivered`
-            return []
-        if read_positions(home, run, path.stem).get("journal", 0) < size:
-            waiting.append(path.stem)
-    return waiting
-
-
-# --- the lock of the deliverer ---------------------------------------------------------------------
-
-
-def lock_deliverer(home: Path) -> int | None:
-    """Become the one deliverer of this data folder: a descriptor to hold, or ``None`` if there is one.
-
-    Raises `OSError` when the folder cannot be used.
-    """
-    home.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-    fd = os.open(home / "deliverer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd
-    except BlockingIOError:
-        os.close(fd)
-        return None
 
 
 # --- whole files -----------------------------------------------------------------------------------

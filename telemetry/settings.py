@@ -24,6 +24,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from agent_shim.errors import SettingsError
 
+VERSION = "0.1.0"
+"""Of this program; ``pyproject.toml`` says the same, which a test holds together."""
 APPLICATION = "agent-telemetry"
 CONFIG = "config.toml"
 OTLP_PROTOCOLS = ("http/protobuf", "grpc")

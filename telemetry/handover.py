@@ -1,0 +1,100 @@
+"""Handing events over to the deliverer: there is one per data folder, and how far it is.
+
+Promises, each a test in ``tests/test_deliverer.py``:
+
+* Any number of runs may start a deliverer at once; one works, the others are gone at once.
+* It outlives whoever started it, hears none of their signals, holds none of their files, and gets of
+  their environment only what names a destination.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent_shim.spool import SUFFIX
+from telemetry import places
+from telemetry.settings import Settings
+
+_LOG_LIMIT_BYTES = 1024 * 1024
+_PASSED_ON = re.compile(
+    r"AGENT_TELEMETRY_(HOME|JOURNAL)|OTEL_.+|PG[A-Z]+|PATH|HOME|TZ|TMPDIR"
+    r"|LANG|LC_.+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:(https?|no|all|grpc)_proxy)"
+)
+"""The keys of model providers are nothing to a deliverer."""
+
+
+def start(settings: Settings, environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    """Start a deliverer for this data folder, detached; ``None`` when the system has no process for it."""
+    handed = {name: value for name, value in environ.items() if _PASSED_ON.fullmatch(name)}
+    handed |= {"AGENT_TELEMETRY_HOME": str(settings.home), "AGENT_TELEMETRY_JOURNAL": settings.journal}
+    try:
+        with _log(settings.home).open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-m", "telemetry.deliverer"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=handed,
+                start_new_session=True,
+            )
+    except OSError:
+        return None  # the events stay in the spool; the next command brings them
+
+
+def _log(home: Path) -> Path:
+    log = home / "deliverer.log"
+    try:
+        if log.stat().st_size > _LOG_LIMIT_BYTES:
+            log.replace(home / "deliverer.log.1")
+    except FileNotFoundError:
+        pass  # the first deliverer of this folder
+    return log
+
+
+def lock(home: Path) -> int | None:
+    """Become the one deliverer of this data folder: a descriptor to hold, or ``None`` if there is one.
+
+    Raises `OSError` when the folder cannot be used.
+    """
+    home.mkdir(mode=places.PRIVATE, parents=True, exist_ok=True)
+    fd = os.open(home / "deliverer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+    except BlockingIOError:
+        os.close(fd)
+        return None
+
+
+def is_running(home: Path) -> bool:
+    """Whether a deliverer works on this data folder."""
+    try:
+        held = lock(home)
+    except OSError:
+        return False
+    if held is not None:
+        os.close(held)
+    return held is None
+
+
+def is_delivered(home: Path, run: str, producer: str) -> bool:
+    """Whether every event of a producer that is done is in the journal."""
+    path = places.run_folder(home, run) / f"{producer}{SUFFIX}"
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return (places.delivered_folder(home, run) / path.name).exists()
+    return places.read_positions(home, run, producer).get("journal", 0) >= size
+
+
+def undelivered(home: Path, run: str) -> list[str]:
+    """The producers of `run` that have events which are not in the journal yet."""
+    files = places.producers(places.run_folder(home, run))
+    return [path.stem for path in files if not is_delivered(home, run, path.stem)]

@@ -1,0 +1,87 @@
+"""The interpreter stand-in: put where a pipeline names its Python, it records the known agents.
+
+``agent-telemetry-python -m trae_agent.cli run …`` runs the interpreter that ``AGENT_TELEMETRY_PYTHON``
+names, and records it. Anything else that a pipeline does with its Python (``-c``, ``-V``, pip) runs
+unrecorded and unchanged. Nothing is printed unless something is wrong.
+
+This module is started isolated (``python -I``): the caller's ``PYTHONPATH`` may hold a package called
+``telemetry``; it is handed on to the agent as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent_shim.errors import SettingsError
+from telemetry import child
+from telemetry.command import STAND_IN, parse_python
+from telemetry.settings import Settings
+
+AGENT_MODULES = ("trae_agent", "codex_agent", "openhands")
+"""Packages whose ``-m`` is a run of an agent."""
+_VARIABLE = "AGENT_TELEMETRY_PYTHON"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Stand in for the interpreter; the exit code, where this process did not become another."""
+    words = tuple(sys.argv[1:] if arguments is None else arguments)
+    environ = dict(os.environ)
+    settings, python, wrong = _interpreter(environ)
+    if isinstance(python, child.Failure):
+        return _refuse(python)
+    command = (python, *words)
+    if wrong:
+        sys.stderr.write(f"agent-telemetry: not recorded: {wrong}\n")
+    if settings is None or settings.disabled or not is_agent(words):
+        return _refuse(child.become_now(command, python, environ, str(Path.cwd())))
+    from telemetry import wrapper
+
+    return wrapper.run(wrapper.RunRequest(command, settings, environ, way="stand-in"))
+
+
+def is_agent(words: Sequence[str]) -> bool:
+    """Whether what an interpreter is given is a known agent."""
+    rest = parse_python(words).rest
+    return rest[:1] == ("-m",) and "".join(rest[1:2]).partition(".")[0] in AGENT_MODULES
+
+
+def _interpreter(environ: Mapping[str, str]) -> tuple[Settings | None, str | child.Failure, str | None]:
+    """The settings, the interpreter to run, and what is wrong with settings that cannot be used."""
+    settings, wrong = None, None
+    try:
+        settings = Settings.load(environ)
+    except SettingsError as error:
+        wrong = str(error)
+    python = settings.python if settings else environ.get(_VARIABLE)
+    return settings, _checked(python), wrong
+
+
+def _checked(python: str | None) -> str | child.Failure:
+    hint = f"set {_VARIABLE} to the path of the agent's own interpreter"
+    if not python:
+        return child.Failure("SettingsError", f"{STAND_IN} stands in for no interpreter: {hint}", child.OURS)
+    path = Path(python)
+    if not path.is_file():
+        return child.Failure(
+            "FileNotFoundError", f"{_VARIABLE}={python}: no such file; {hint}", child.NOT_FOUND
+        )
+    if not os.access(path, os.X_OK):
+        message = f"{_VARIABLE}={python}: is not executable; {hint}"
+        return child.Failure("PermissionError", message, child.NOT_EXECUTABLE)
+    if path.name == STAND_IN or path.resolve().name == STAND_IN:
+        return child.Failure(
+            "SettingsError", f"{_VARIABLE}={python}: is this stand-in itself; {hint}", child.OURS
+        )
+    return python
+
+
+def _refuse(failure: child.Failure) -> int:
+    sys.stderr.write(f"agent-telemetry: {failure.message}\n")
+    return failure.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,363 @@
+"""A run: one execution of an agent, recorded from the outside.
+
+Promises, each a test in ``tests/test_wrapper.py``:
+
+* The agent runs, whatever becomes of our own records. What could not be recorded is said in one line.
+* The agent's output, input, exit code and signals are what they would be without us.
+* ``run.started``, ``process.started``, ``process.finished`` and ``run.finished`` are written, in that
+  order, for every way a run can end short of our own death; a failure never lacks its type and message.
+* Importing this module and starting the agent needs no database, no OpenTelemetry, no third-party code.
+
+Events are delivered to the journal by another process (`telemetry.deliverer`); at the end we wait for our
+own, bounded, and say where they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import agent_shim
+from agent_shim import spool
+from agent_shim.events import ProcessFinished, ProcessStarted, RunFinished, RunStarted, span_id
+from agent_shim.redaction import Redactor, live_secrets, redact_arguments
+from telemetry import child, descendants, handover, launch, places
+from telemetry.command import find_program
+from telemetry.endings import Ending, tell
+from telemetry.identity import identify
+from telemetry.relay import Streams, TerminalMode
+from telemetry.settings import VERSION, Settings, without_password
+from telemetry.supervision import Signals, Supervision
+
+SHIM = Path(str(agent_shim.__file__)).parent
+DRAIN_S = 2.0
+"""How long output may still come when the agent and all that it left are gone."""
+DELIVERY_S = 5.0
+HURRY_S = 4.0
+"""From a signal from outside to our end: a pipeline's patience of 5 seconds, less our own exit."""
+_POLL_S = 0.05
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""``ru_maxrss`` is in bytes on macOS and in KiB elsewhere (getrusage(2))."""
+_TRACE_PARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class RunRequest(NamedTuple):
+    """What is to be run and recorded."""
+
+    command: tuple[str, ...]
+    settings: Settings
+    environ: Mapping[str, str]
+    """The environment that the agent is to have, beside what the recording adds."""
+    way: str = "run"
+    """``run`` or ``stand-in``; the latter prints nothing unless something is wrong."""
+    cwd: str | None = None
+    """Working folder of the agent; ours when left out."""
+    timeout_s: float | None = None
+    tags: Mapping[str, str] | None = None
+    attempt: int | None = None
+
+
+def run(request: RunRequest) -> int:
+    """Run the agent and record it; the exit code to end with. To be called by the main thread.
+
+    The code is the agent's own, 128+n when signal n ended it, 124 after the time limit, 127 or 126 when
+    the program was not found or could not be executed, 125 for a mistake in what was asked of us. With
+    ``AGENT_TELEMETRY_DISABLED`` this process becomes the agent, and the call does not return.
+    """
+    if request.settings.disabled:
+        return plainly(request)
+    try:
+        recording = Recording(request)
+        recording.begin()
+    except Exception as error:  # noqa: BLE001 - the one place: nothing of ours may keep an agent from running
+        say(f"not recorded: {type(error).__name__}: {error}")
+        return plainly(request)
+    return recording.execute()
+
+
+def plainly(request: RunRequest) -> int:
+    """Become the agent, unrecorded; an exit code when that is not possible."""
+    cwd = request.cwd or str(Path.cwd())
+    executable = find_program(request.command[0], request.environ, cwd)
+    failure = child.refusal(request.command, executable)
+    if failure is None:
+        failure = child.become_now(request.command, executable or "", request.environ, cwd)
+    say(f"{failure.error_type}: {failure.message}")
+    return failure.exit_code
+
+
+def say(line: str) -> None:
+    """One line to the user."""
+    try:
+        sys.stderr.write(f"agent-telemetry: {line}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass  # nobody reads it
+
+
+class Recording:
+    """One run, from its first event to its last."""
+
+    def __init__(self, request: RunRequest) -> None:
+        self._request = request
+        self._settings = request.settings
+        self._environ = outside(request.environ)
+        self._cwd = request.cwd or str(Path.cwd())
+        self.run_id = spool.new_id()
+        self._redact = Redactor(live_secrets(self._environ))
+        folder = places.spool_folder(self._settings.home)
+        self._spool = spool.Spool(folder, self.run_id, role="wrapper", redact=self._redact, version=VERSION)
+        self._trace_parent = _trace_parent(self._environ)
+        self._begin = ""
+        self._process = ""
+        self._deliverer: subprocess.Popen[bytes] | None = None
+
+    # --- before the agent --------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Say what is about to run. From here on events exist, or it is known that they cannot."""
+        settings = self._settings
+        try:
+            places.write_destination(settings.home, self.run_id, places.destination_of(settings))
+            self._begin = self._spool.append(self._started())
+        except OSError as error:
+            say(f"not recorded: {error.filename or settings.home}: {error.strerror}")
+        else:
+            if not self._begin:
+                say(f"not recorded: {_losses(self._spool.lost)} in {self._spool.folder}")
+            elif self._request.way == "run":
+                say(f"recording run {self.run_id[-8:]}")
+        hooks = SHIM if self._begin else None
+        self._launch = launch.decide(self._request.command, self._environ, self._cwd, hooks)
+
+    def _started(self) -> RunStarted:
+        request, settings, system = self._request, self._settings, os.uname()
+        known = identify(settings, request.command, self._cwd, self._environ, way=request.way)
+        return RunStarted(
+            way=request.way,
+            command=redact_arguments(request.command),
+            cwd=self._cwd,
+            batch=settings.batch,
+            tags=dict(request.tags) if request.tags else None,
+            attempt=request.attempt,
+            trace_parent=self._trace_parent,
+            parent_run=self._environ.get("AGENT_TELEMETRY_RUN"),
+            host=system.nodename,
+            platform=f"{system.sysname}-{system.release}-{system.machine}",
+            version=VERSION,
+            content=settings.content,
+            **known._asdict(),
+        )
+
+    # --- the agent ---------------------------------------------------------------------------------
+
+    def execute(self) -> int:
+        """Start the agent, watch over it, and record its end; the exit code to end with."""
+        before = descendants.pids_below_us()
+        with Signals().caught() as signals, descendants.adopting():
+            streams = Streams() if self._settings.tails else None
+            own_group = not os.isatty(0)  # else it shares ours: only the foreground may read a terminal
+            started = self._start(streams, own_group)
+            if isinstance(started, child.Failure):
+                finished = _not_started(started)
+                return self._finish(finished, started.exit_code, signals)
+            return self._watch(started, signals, streams, own_group, before)
+
+    def _start(self, streams: Streams | None, own_group: bool) -> int | child.Failure:
+        plan = self._launch
+        refused = child.refusal(plan.arguments, plan.executable)
+        if refused:
+            self._tell_start(None, streams)
+            return refused
+        ends = streams.ends if streams else {}
+        environment = {**self._environ, **dict(plan.environment)}
+        try:
+            process = child.fork(
+                plan.arguments, plan.executable or "", environment, self._cwd, ends, own_group=own_group
+            )
+        except OSError as error:
+            self._tell_start(None, streams)
+            return child.Failure(type(error).__name__, f"no process to be had: {error}", child.OURS)
+        self._tell_start(process.pid, streams)
+        report = process.release(self._variables() if self._begin else {})
+        if report:
+            os.waitpid(process.pid, 0)
+            return child.failure_of(report, plan.executable or "", self._cwd)
+        if streams:
+            streams.begin()
+        return process.pid
+
+    def _tell_start(self, pid: int | None, streams: Streams | None) -> None:
+        plan = self._launch
+        event = ProcessStarted(
+            pid=pid,
+            executable=plan.executable,
+            arguments=redact_arguments(plan.arguments),
+            capture=plan.capture,
+            capture_reason=plan.capture_reason,
+            terminal=streams.terminal if streams else os.isatty(1),
+        )
+        self._process = self._spool.append(event, parent=self._begin)
+
+    def _variables(self) -> dict[str, str]:
+        """What the agent's process must know to be part of this run."""
+        settings = self._settings
+        trace = self._trace_parent.split("-")[1] if self._trace_parent else self.run_id
+        return {
+            "AGENT_TELEMETRY_HOME": str(settings.home),
+            "AGENT_TELEMETRY_RUN": self.run_id,
+            "AGENT_TELEMETRY_PARENT": self._process,
+            "AGENT_TELEMETRY_CONTENT": "on" if settings.content else "off",
+            "AGENT_TELEMETRY_INCLUDE_USAGE": settings.include_usage,
+            "TRACEPARENT": f"00-{trace}-{span_id(self._process)}-01",
+        }
+
+    def _watch(
+        self, pid: int, signals: Signals, streams: Streams | None, own_group: bool, before: frozenset[int]
+    ) -> int:
+        mode = TerminalMode()
+        others = before
+        if self._begin:
+            self._deliverer = handover.start(self._settings, self._environ)
+            others |= {self._deliverer.pid} if self._deliverer else set()
+        ending = Supervision(
+            pid,
+            signals,
+            own_group=own_group,
+            timeout_s=self._request.timeout_s,
+            resized=streams.resize if streams else None,
+            others=others,
+        ).run()
+        leftover = descendants.end(others, group=pid if own_group else None)
+        drained = streams.finish(DRAIN_S if signals.ending_at is None else DRAIN_S / 4) if streams else True
+        mode.restore()
+        finished, code = self._finished(ending, streams, leftover, drained)
+        return self._finish(finished, code, signals)
+
+    # --- its end -----------------------------------------------------------------------------------
+
+    def _finished(
+        self, ending: Ending, streams: Streams | None, leftover: list[dict[str, Any]] | None, drained: bool
+    ) -> tuple[ProcessFinished, int]:
+        tails = {fd: streams.tail(fd) for fd in (1, 2)} if streams else {}
+        texts = {fd: tail.text(self._redact) for fd, tail in tails.items()}
+        told = tell(ending, self._request.timeout_s, texts.get(2))
+        usage = ending.usage
+        event = ProcessFinished(
+            outcome=told.outcome,
+            exit_code=told.exit_code,
+            signal=told.signal,
+            core_dumped=told.core_dumped,
+            error_type=told.error_type,
+            error_message=told.error_message,
+            error_phase=("run" if drained else "collect") if told.error_type else None,
+            grace_expired=ending.grace_expired,
+            stdout_bytes=tails[1].total_bytes if tails else None,
+            stderr_bytes=tails[2].total_bytes if tails else None,
+            stdout_tail=texts.get(1),
+            stderr_tail=texts.get(2),
+            user_ns=_ns(usage.ru_utime) if usage else None,
+            system_ns=_ns(usage.ru_stime) if usage else None,
+            max_rss_bytes=usage.ru_maxrss * _RSS_UNIT if usage else None,
+            signals_forwarded=list(ending.forwarded),
+            leftover=leftover,
+        )
+        return event, told.returns
+
+    def _finish(self, finished: ProcessFinished, code: int, signals: Signals) -> int:
+        """Write the last events, see them delivered, and say where they are."""
+        if not self._begin:
+            if finished.error_phase in ("spawn", "config"):
+                say(f"{finished.error_type}: {finished.error_message}")
+            return code
+        self._spool.append(finished, begin=self._process)
+        lost = self._spool.lost
+        self._spool.append(
+            RunFinished(
+                outcome=finished.outcome,
+                exit_code=finished.exit_code,
+                signal=finished.signal,
+                error_type=finished.error_type,
+                error_message=finished.error_message,
+                producers=places.other_producers(self._spool.folder, self._spool.producer),
+            ),
+            begin=self._begin,
+        )
+        self._spool.seal()
+        delivered = self._see_delivered(signals)
+        if self._request.way == "run" or lost or finished.outcome == "spawn_failed":
+            say(self._summary(finished, delivered, lost))
+        return code
+
+    def _see_delivered(self, signals: Signals) -> bool:
+        """Whether our own events are in the journal, after waiting for them for a while."""
+        until = time.monotonic() + DELIVERY_S
+        if not handover.is_running(self._settings.home):
+            self._deliverer = handover.start(self._settings, self._environ)
+        while True:
+            if handover.is_delivered(self._settings.home, self.run_id, self._spool.producer):
+                return True
+            if signals.ending_at is not None:
+                until = min(until, signals.ending_at + HURRY_S)
+            if time.monotonic() >= until:
+                return False
+            signals.wait(_POLL_S)
+
+    def _summary(self, finished: ProcessFinished, delivered: bool, lost: Mapping[str, int]) -> str:
+        settings = self._settings
+        journal = without_password(settings.journal)
+        end = f"{finished.outcome}" + (f" {finished.exit_code}" if finished.exit_code is not None else "")
+        if finished.outcome == "spawn_failed":
+            end = f"not started: {finished.error_type}: {finished.error_message}"
+        parts = [f"run {self.run_id[-8:]} {end}"]
+        waiting = handover.undelivered(settings.home, self.run_id)
+        if delivered and not waiting:
+            parts.append(f"its events are in {journal}")
+        elif delivered:
+            parts.append(f"its events are in {journal}, those of {len(waiting)} processes not yet")
+        else:
+            parts.append(f"its events wait in {self._spool.folder}, not yet in {journal}")
+        if lost:
+            parts.append(f"lost: {_losses(lost)}")
+        return self._redact("; ".join(parts))
+
+
+def outside(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what a run around us put in to reach its own agent."""
+    clean = dict(environ)
+    if clean.pop("AGENT_TELEMETRY_INJECT", None) is not None:
+        old = clean.pop("AGENT_TELEMETRY_PYTHONPATH", None)
+        clean.pop("PYTHONPATH", None)
+        if old is not None:
+            clean["PYTHONPATH"] = old
+    return clean
+
+
+def _trace_parent(environ: Mapping[str, str]) -> str | None:
+    given = environ.get("TRACEPARENT", "").strip().lower()
+    return given if _TRACE_PARENT.fullmatch(given) else None
+
+
+def _not_started(failure: child.Failure) -> ProcessFinished:
+    return ProcessFinished(
+        outcome="spawn_failed",
+        error_type=failure.error_type,
+        error_message=failure.message,
+        error_phase=failure.phase,
+    )
+
+
+def _losses(lost: Mapping[str, int]) -> str:
+    return (
+        ", ".join(f"{count} ({reason})" for reason, count in sorted(lost.items())) or "nothing can be written"
+    )
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
