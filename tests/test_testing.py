@@ -642,13 +642,17 @@ def test_many_clients_at_once_are_each_answered_once(server: ScriptedServer) -> 
 def test_a_client_that_is_killed_is_no_error_of_the_server(capfd: pytest.CaptureFixture[str]) -> None:
     with ScriptedServer() as server:
         host, _, port = server.origin.removeprefix("http://").partition(":")
-        for sent in (b"", b"POST /v1/responses HTTP/1.1\r\ncontent-length: 9\r\n\r\n{"):
+        for unfinished in (b"", b"POST /v1/responses HTTP/1.1\r\ncontent-length: 9\r\n\r\n{"):
             raw = socket.create_connection((host, int(port)))
-            raw.sendall(sent)
+            raw.sendall(b"GET /v1/models/gpt-5 HTTP/1.1\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):  # whole, so that the server waits for the next request
+                answer += raw.recv(65536)
+            raw.sendall(unfinished)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raw.close()
     assert capfd.readouterr() == ("", "")
-    assert server.ledger.requests == ()
+    assert [request.path for request in server.ledger.requests] == ["/models/gpt-5"] * 2
 
 
 def test_closing_the_server_ends_every_connection_and_thread() -> None:
