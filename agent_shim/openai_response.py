@@ -7,6 +7,7 @@ reason, and never raises.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from .canonical import digest
@@ -211,6 +212,10 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+_NO_USAGE = re.compile(rb',\s*"usage":\s*null')
+# Inside a text the quotes are escaped, so this only matches the field itself.
+
+
 class EventStream:
     """Takes the decoded bytes of an event stream in any pieces, and reads its events.
 
@@ -219,13 +224,12 @@ class EventStream:
     one value. Events that only carry a piece of text are not decoded unless content is kept.
 
     With `take_usage_out` the events are also given back as bytes, less the one that carries only the
-    usage which was asked for on the caller's behalf; ``,"usage":null`` in the others goes too.
+    usage which was asked for on the caller's behalf; the ``"usage":null`` of the others goes too.
     """
 
     def __init__(self, findings: Findings, *, take_usage_out: bool = False) -> None:
         self.findings = findings
         self.events = 0
-        self.done = False
         self._take_usage_out = take_usage_out
         self._rest = b""
         self._data: list[bytes] = []
@@ -269,18 +273,20 @@ class EventStream:
         raw, self._raw = b"".join(self._raw), []
         if not data:
             return raw
+        if data.startswith(b"[DONE]"):
+            self.findings.terminal = True
+            return raw
         self.events += 1
         first = self.events == 1
-        if data.startswith(b"[DONE]"):
-            self.done = self.findings.terminal = True
-            return raw
         if first or self.findings.keep or not _only_text(data):
             value = _decode(data)
             self.findings.read(value)
             if self._take_usage_out and _only_usage(value):
                 self.events -= 1
                 return b""
-        return raw.replace(b',"usage":null', b"") if self._take_usage_out else raw
+        if self._take_usage_out and b'"usage"' in raw:
+            raw = _NO_USAGE.sub(b"", raw)
+        return raw
 
 
 def _only_text(data: bytes) -> bool:

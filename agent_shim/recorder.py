@@ -106,7 +106,7 @@ def is_cancellation(error: BaseException) -> bool:
 # --- which recorder ------------------------------------------------------------------------------
 
 in_context: ContextVar[Recorder | None] = ContextVar("agent_telemetry_recorder", default=None)
-parentin_context: ContextVar[str | None] = ContextVar("agent_telemetry_parent", default=None)
+parent_in_context: ContextVar[str | None] = ContextVar("agent_telemetry_parent", default=None)
 """Id of the begin event that surrounds the current context, below the recorder's own parent."""
 
 _lock = threading.Lock()

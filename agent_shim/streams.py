@@ -14,7 +14,9 @@ How a body can end, and what the call's end event then says::
     collected as garbage, never closed                              abandoned
     the process ends with the body open                             interrupted
 
-No strong reference leads from here to the response, else an abandoned one would never be collected.
+Nothing outside the response refers to it, else an abandoned one would never be collected. The shadows do
+refer to their own response: a streamed one is part of a cycle in any case (its stream knows it), and its
+``close`` must work while that cycle is being collected, when weak references are dead already.
 """
 
 from __future__ import annotations
@@ -120,24 +122,23 @@ class BodyWatch:
 def watch(call: Call, response: Any) -> None:
     """Follow the unread body of `response`; the call ends when it does."""
     follower = BodyWatch(call, response)
-    own = weakref.ref(response)
     kind = type(response)
 
     def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
-        return _read(follower, kind.iter_bytes(own(), chunk_size))
+        return _read(follower, kind.iter_bytes(response, chunk_size))
 
     def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        return _aread(follower, kind.aiter_bytes(own(), chunk_size))
+        return _aread(follower, kind.aiter_bytes(response, chunk_size))
 
     def close() -> None:
         try:
-            kind.close(own())
+            kind.close(response)
         finally:
             follower.closed()
 
     async def aclose() -> None:
         try:
-            await kind.aclose(own())
+            await kind.aclose(response)
         finally:
             follower.closed()
 
@@ -152,7 +153,6 @@ def watch_error(call: Call, begin: str, response: Any) -> None:
 
     It does one of the two at once, so that nothing waits for this.
     """
-    own = weakref.ref(response)
     kind = type(response)
     state = {"reading": False, "told": False}
 
@@ -160,16 +160,15 @@ def watch_error(call: Call, begin: str, response: Any) -> None:
         if state["told"] or state["reading"]:
             return
         state["told"] = True
-        answered = own()
         try:
-            call.request_answered(begin, answered, in_memory(answered))
+            call.request_answered(begin, response, in_memory(response))
         except Exception as error:
             call.recorder.failed("streams.watch_error", error)
 
     def read() -> Any:
         state["reading"] = True  # reading closes the response before its content is there
         try:
-            return kind.read(own())
+            return kind.read(response)
         finally:
             state["reading"] = False
             tell()
@@ -177,20 +176,20 @@ def watch_error(call: Call, begin: str, response: Any) -> None:
     async def aread() -> Any:
         state["reading"] = True
         try:
-            return await kind.aread(own())
+            return await kind.aread(response)
         finally:
             state["reading"] = False
             tell()
 
     def close() -> None:
         try:
-            kind.close(own())
+            kind.close(response)
         finally:
             tell()
 
     async def aclose() -> None:
         try:
-            await kind.aclose(own())
+            await kind.aclose(response)
         finally:
             tell()
 
