@@ -39,6 +39,8 @@ JOURNAL = "journal"
 """Name of this destination in the positions."""
 POLL_S = 0.25
 """Half of it is the mean time from an event to the journal."""
+_BUSY_S = 0.05
+"""While there is something to do: small enough for the end of a run, which takes three looks."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
 PATIENCE_S = 120.0
@@ -218,11 +220,12 @@ class Deliverer:
         """Go on until every run is delivered, or what is left makes no progress for `patience_s`."""
         since = time.monotonic()
         while True:
-            if self.cycle() or self._is_anyone_alive():
+            progress = self.cycle()
+            if progress or self._is_anyone_alive():
                 since = time.monotonic()
             if not self._left() or time.monotonic() - since > patience_s:
                 return
-            time.sleep(POLL_S)
+            time.sleep(_BUSY_S if progress else POLL_S)
 
     def settle(self, until: float) -> None:
         """Bring everything that is there now; give up at `until`, or when only the unreachable is left."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from agent_shim.spool import SUFFIX
 from telemetry import places
 from telemetry.settings import Settings
+from telemetry.spooled import Run
 
 _LOG_LIMIT_BYTES = 1024 * 1024
 _PASSED_ON = re.compile(
@@ -92,6 +93,20 @@ def is_delivered(home: Path, run: str, producer: str) -> bool:
     except FileNotFoundError:
         return (places.delivered_folder(home, run) / path.name).exists()
     return places.read_positions(home, run, producer).get("journal", 0) >= size
+
+
+def is_complete(home: Path, run: Run) -> bool:
+    """Whether every producer of a run is sealed and all its events are in the journal.
+
+    `run` is kept by the caller from one call to the next: what was read is not read again.
+    """
+    try:
+        run.refresh()
+    except FileNotFoundError:
+        pass  # moved to `delivered` under our hands
+    if not run.folder.exists():
+        return True
+    return not run.unsealed() and not undelivered(home, run.run)
 
 
 def undelivered(home: Path, run: str) -> list[str]:

@@ -63,18 +63,13 @@ def _checked(python: str | None) -> str | child.Failure:
     hint = f"set {_VARIABLE} to the path of the agent's own interpreter"
     if not python:
         return child.Failure("SettingsError", f"{STAND_IN} stands in for no interpreter: {hint}", child.OURS)
-    path = Path(python)
+    path, given = Path(python), f"{_VARIABLE}={python}"
     if not path.is_file():
-        return child.Failure(
-            "FileNotFoundError", f"{_VARIABLE}={python}: no such file; {hint}", child.NOT_FOUND
-        )
+        return child.Failure("FileNotFoundError", f"{given}: no such file; {hint}", child.NOT_FOUND)
     if not os.access(path, os.X_OK):
-        message = f"{_VARIABLE}={python}: is not executable; {hint}"
-        return child.Failure("PermissionError", message, child.NOT_EXECUTABLE)
+        return child.Failure("PermissionError", f"{given}: not executable; {hint}", child.NOT_EXECUTABLE)
     if path.name == STAND_IN or path.resolve().name == STAND_IN:
-        return child.Failure(
-            "SettingsError", f"{_VARIABLE}={python}: is this stand-in itself; {hint}", child.OURS
-        )
+        return child.Failure("SettingsError", f"{given}: is this stand-in itself; {hint}", child.OURS)
     return python
 
 

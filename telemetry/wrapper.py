@@ -33,6 +33,7 @@ from telemetry.endings import Ending, tell
 from telemetry.identity import identify
 from telemetry.relay import Streams, TerminalMode
 from telemetry.settings import VERSION, Settings, without_password
+from telemetry.spooled import Run
 from telemetry.supervision import Signals, Supervision
 
 SHIM = Path(str(agent_shim.__file__)).parent
@@ -290,42 +291,36 @@ class Recording:
             begin=self._begin,
         )
         self._spool.seal()
-        delivered = self._see_delivered(signals)
+        self._see_delivered(signals)
         if self._request.way == "run" or lost or finished.outcome == "spawn_failed":
-            say(self._summary(finished, delivered, lost))
+            say(self._summary(finished, lost))
         return code
 
-    def _see_delivered(self, signals: Signals) -> bool:
-        """Whether our own events are in the journal, after waiting for them for a while."""
+    def _see_delivered(self, signals: Signals) -> None:
+        """Wait, for a while, until every event of the run is in the journal."""
         until = time.monotonic() + DELIVERY_S
-        if not handover.is_running(self._settings.home):
+        home, seen = self._settings.home, Run(self._settings.home, self.run_id)
+        if not handover.is_running(home):
             self._deliverer = handover.start(self._settings, self._environ)
-        while True:
-            if handover.is_delivered(self._settings.home, self.run_id, self._spool.producer):
-                return True
+        while time.monotonic() < until and not handover.is_complete(home, seen):
             if signals.ending_at is not None:
                 until = min(until, signals.ending_at + HURRY_S)
-            if time.monotonic() >= until:
-                return False
             signals.wait(_POLL_S)
 
-    def _summary(self, finished: ProcessFinished, delivered: bool, lost: Mapping[str, int]) -> str:
-        settings = self._settings
-        journal = without_password(settings.journal)
-        end = f"{finished.outcome}" + (f" {finished.exit_code}" if finished.exit_code is not None else "")
+    def _summary(self, finished: ProcessFinished, lost: Mapping[str, int]) -> str:
+        home, journal = self._settings.home, without_password(self._settings.journal)
+        code = "" if finished.exit_code is None else f" {finished.exit_code}"
         if finished.outcome == "spawn_failed":
-            end = f"not started: {finished.error_type}: {finished.error_message}"
-        parts = [f"run {self.run_id[-8:]} {end}"]
-        waiting = handover.undelivered(settings.home, self.run_id)
-        if delivered and not waiting:
-            parts.append(f"its events are in {journal}")
-        elif delivered:
-            parts.append(f"its events are in {journal}, those of {len(waiting)} processes not yet")
+            code = f": {finished.error_type}: {finished.error_message}"
+        waiting = handover.undelivered(home, self.run_id)
+        if not waiting:
+            where = f"its events are in {journal}"
+        elif self._spool.producer in waiting:
+            where = f"its events wait in {self._spool.folder}, not yet in {journal}"
         else:
-            parts.append(f"its events wait in {self._spool.folder}, not yet in {journal}")
-        if lost:
-            parts.append(f"lost: {_losses(lost)}")
-        return self._redact("; ".join(parts))
+            where = f"its events are in {journal}, those of {len(waiting)} of its processes not yet"
+        line = f"run {self.run_id[-8:]} {finished.outcome}{code}; {where}"
+        return self._redact(f"{line}; lost: {_losses(lost)}" if lost else line)
 
 
 def outside(environ: Mapping[str, str]) -> dict[str, str]:
