@@ -45,7 +45,7 @@ def _schema(name: str, *parameters: str) -> Any:
         "type": "function",
         "name": name,
         "description": TOOLS[name].__doc__,
-        "strict": True,
+        "strict": False,  # with True the client would parse the arguments, and raise on broken ones
         "parameters": {
             "type": "object",
             "properties": {parameter: {"type": "string"} for parameter in parameters},
