@@ -148,7 +148,8 @@ def expect_requests(home: Path, ledger: Ledger) -> None:
     """Every HTTP request is in the journal, the client's own retries among them."""
     seen = rows(
         home,
-        "SELECT http_request_id, http_status, number - 1, error_code FROM llm_request ORDER BY started_at",
+        "SELECT http_request_id, http_status, number - 1, coalesce(error_code, error_type)"
+        " FROM llm_request ORDER BY started_at",
     )
     assert seen == [(r.request_id, r.status, r.retry_count, r.error_code) for r in ledger.requests]
 
