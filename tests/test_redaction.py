@@ -1,0 +1,104 @@
+"""Secrets are removed: live values in any form, known shapes, values of secret options."""
+
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_shim.redaction import Redactor, live_secrets, redact_arguments
+
+LIVE = 'p@ss "w\\rd/ü+1'
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        LIVE,
+        json.dumps(LIVE)[1:-1],
+        quote(LIVE, safe=""),
+        base64.b64encode(LIVE.encode()).decode(),
+        base64.urlsafe_b64encode(LIVE.encode()).decode(),
+    ],
+)
+def test_a_live_secret_is_removed_in_every_form(form: str) -> None:
+    hidden = Redactor([LIVE])(f"before {form} after")
+    assert form.rstrip("=") not in hidden
+    assert hidden.startswith("before [redacted:live]")
+    assert hidden.endswith(" after")
+
+
+@given(st.text(min_size=8, max_size=40).filter(lambda text: text not in "before [redacted:live] after"))
+def test_no_live_secret_survives_in_a_line_of_json(secret: str) -> None:
+    line = json.dumps({"text": f"before {secret} after"})
+    assert json.dumps(secret)[1:-1] not in Redactor([secret])(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("sk-proj-abcdefghijklmnop0123456789", "openai"),
+        ("ghp_0123456789abcdefghijABCDEFGHIJ", "github"),
+        ("AKIAIOSFODNN7EXAMPLE", "aws"),
+        ("hf_abcdefghijklmnopqrstuvwx", "huggingface"),
+        ("xoxb-123456789012-abcdef", "slack"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc-DEF_123", "jwt"),
+        ("glpat-abcdefghijklmnopqrst", "gitlab"),
+    ],
+)
+def test_a_known_shape_is_removed(text: str, kind: str) -> None:
+    assert Redactor()(f'{{"a":"x {text} y"}}') == f'{{"a":"x [redacted:{kind}] y"}}'
+
+
+def test_what_stands_around_a_secret_stays() -> None:
+    redact = Redactor()
+    assert redact("Authorization: Bearer abcdef0123456789.x") == "Authorization: Bearer [redacted:bearer]"
+    assert redact("https://user:pass@host/x") == "https://[redacted:url-credentials]@host/x"
+    key = "-----BEGIN RSA PRIVATE KEY-----\\nMIIE\\nabc=\\n-----END RSA PRIVATE KEY-----"
+    assert "MIIE" not in redact(json.dumps({"key": key.replace("\\n", "\n")}))
+
+
+@pytest.mark.parametrize(
+    "text", ["task-1234567890abcdef1234", "risk-assessment-of-the-change", "max_tokens", "https://host/a:b@c"]
+)
+def test_ordinary_text_stays(text: str) -> None:
+    assert Redactor()(text) == text
+
+
+def test_a_redacted_line_is_still_json() -> None:
+    redact = Redactor([LIVE])
+    line = json.dumps({"a": [LIVE, "sk-abcdefghijklmnopqrstuvwxyz", "postgres://u:p@h/d", '":"', LIVE * 3]})
+    assert json.loads(redact(line))["a"][1] == "[redacted:openai]"
+
+
+def test_live_secrets_are_values_of_variables_named_so() -> None:
+    environ = {
+        "OPENAI_API_KEY": "sk-0123456789",
+        "AWS_SECRET_ACCESS_KEY": "abcdefgh12345",
+        "GH_TOKEN": "tokentoken",
+        "DB_PASSWORD": "short",
+        "OPENAI_MAX_TOKENS": "1000000000",
+        "SSH_KEY_FILE": "/home/user/.ssh/id_ed25519",
+        "MONKEY": "businessbusiness",
+        "PATH": "/usr/bin:/bin",
+    }
+    assert live_secrets(environ) == ["sk-0123456789", "abcdefgh12345", "tokentoken"]
+
+
+@pytest.mark.parametrize(
+    ("given_", "kept"),
+    [
+        (["--api-key", "abc"], ["--api-key", "[redacted:option]"]),
+        (["--api-key=abc"], ["--api-key=[redacted:option]"]),
+        (["--token", "-x"], ["--token", "-x"]),
+        (["--max-tokens", "100"], ["--max-tokens", "100"]),
+        (["run", "--file", "key.txt"], ["run", "--file", "key.txt"]),
+        (["API_KEY=abc", "make"], ["API_KEY=[redacted:option]", "make"]),
+    ],
+)
+def test_values_of_secret_options_are_removed(given_: list[str], kept: list[str]) -> None:
+    assert redact_arguments(given_) == kept
