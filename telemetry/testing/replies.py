@@ -67,7 +67,10 @@ Reshape: TypeAlias = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A model's answer, billed once with `usage` whatever becomes of it on its way."""
+    """A model's answer, billed once with `usage` whatever becomes of it on its way.
+
+    On a surface that the server does not know it has the shape of a chat completion, for `reshape` to change.
+    """
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
