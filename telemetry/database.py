@@ -33,6 +33,8 @@ HEAD = "0001"
 """The newest revision in ``telemetry/migrations/versions``; kept here so that opening a journal that is
 up to date does not import Alembic (0.2 s)."""
 
+MIGRATIONS = Path(__file__).with_name("migrations")
+
 PATIENCE_S = 15.0
 """How long to wait for another process that writes or migrates the same journal."""
 
@@ -207,7 +209,7 @@ def _alembic(revision: str | None) -> Config:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.set_main_option("script_location", str(MIGRATIONS))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if revision is not None and revision not in known:
         raise JournalTooNew(
