@@ -50,7 +50,7 @@ def url_of(place: str | Path) -> URL:
         return URL.create("sqlite", database=given)
     try:
         url = make_url(given)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise SettingsError("The journal's URL cannot be read.", hint=_PLACES) from error
     backend = url.drivername.partition("+")[0]
     if backend in ("postgresql", "postgres"):

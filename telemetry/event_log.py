@@ -179,7 +179,7 @@ class EventLog:
     def replay(self, connection: Connection, run_id: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """All stored events of a run."""
         query = select(_EVENT.c.producer, _EVENT.c.seq, _EVENT.c.body).where(_EVENT.c.run_id == run_id)
-        for producer, seq, body in connection.execution_options(yield_per=1000).execute(query):
+        for producer, seq, body in connection.execute(query, execution_options={"yield_per": 1000}):
             yield producer, seq, _json(body)
 
     def runs(self, connection: Connection) -> list[str]:

@@ -162,12 +162,16 @@ class Journal:
         """The run as it is stored: `events` of them; another process may have added some."""
         fold = self._folds.get(run_id)
         if fold is None or fold.events != events:
-            fold = RunFold(run_id)
-            if events:
-                for producer, seq, event in self._log.replay(connection, run_id):
-                    fold.add(producer, seq, event)
+            fold = self._replayed(connection, run_id) if events else RunFold(run_id)
+            fold.changed()  # these rows are there; from here on it gives what differs from them
             self._folds[run_id] = fold
         self._folds.move_to_end(run_id)
+        return fold
+
+    def _replayed(self, connection: Connection, run_id: str) -> RunFold:
+        fold = RunFold(run_id)
+        for producer, seq, event in self._log.replay(connection, run_id):
+            fold.add(producer, seq, event)
         return fold
 
     def _forget_old_folds(self) -> None:
@@ -217,9 +221,7 @@ class Journal:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _REBUILD_LOCK})
             self._views.clear(connection)
             for run in self._log.runs(connection):
-                fold = self._fold(connection, run, -1)
-                self._views.write(connection, fold.changed())
-                self._folds.clear()
+                self._views.write(connection, self._replayed(connection, run).changed())
             self._views.join_commits(connection, self._views.identities(connection))
 
     def held(self, run_id: str) -> dict[str, list[tuple[int, int]]]:

@@ -11,6 +11,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ class Postgres(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server, or the reason why there is none."""
     given = os.environ.get("AGENT_TELEMETRY_TEST_POSTGRES")
     if given:
@@ -60,8 +61,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     binaries = _binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL: initdb is not installed and AGENT_TELEMETRY_TEST_POSTGRES is not set")
-    folder = tmp_path_factory.mktemp("postgres")
-    with _Server(binaries, folder) as server:
+    # Not below pytest's own folder: every session that starts makes that one private again, and the
+    # server's user is another one when the tests run as root.
+    with tempfile.TemporaryDirectory(prefix="journal-test-") as folder, _Server(binaries, folder) as server:
         yield server.postgres
 
 
@@ -88,13 +90,12 @@ def _binaries() -> Path | None:
 class _Server:
     """A PostgreSQL server of this session, on the loopback; it refuses to run as root."""
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: str) -> None:
         self._binaries = binaries
-        self._data = folder / "data"
+        self._data = Path(folder, "data")
         self._user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         self._port = _free_port()
-        if os.getuid() == 0:
-            _hand_over(folder, self._user)
+        shutil.chown(folder, self._user)
         self.postgres = Postgres(
             f"postgresql://{self._user}@127.0.0.1:{self._port}/postgres", self._control("restart")
         )
@@ -121,17 +122,6 @@ class _Server:
     def _command(self, program: str, *words: str) -> list[str]:
         as_user = ["runuser", "-u", self._user, "--"] if os.getuid() == 0 else []
         return [*as_user, str(self._binaries / program), *words]
-
-
-def _hand_over(folder: Path, user: str) -> None:
-    """Give the folder to `user`, and let it pass through pytest's private folders above."""
-    shutil.chown(folder, user)
-    for above in folder.parents:
-        if above.owner() != "root" or above == Path(above.anchor):
-            break
-        mode = above.stat().st_mode & 0o7777
-        if not mode & 0o001:
-            above.chmod(mode | 0o001)
 
 
 def _free_port() -> int:

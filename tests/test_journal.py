@@ -453,7 +453,7 @@ def test_no_error_shows_the_password() -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("place_", ["mysql://x/y", "http://sink:4318", "sqlite://", "postgresql://[x"])
+@pytest.mark.parametrize("place_", ["mysql://x/y", "http://sink:4318", "sqlite://", "postgresql://x:y/z"])
 def test_a_place_that_is_no_database_of_ours_is_refused(place_: str) -> None:
     with pytest.raises(SettingsError):
         Journal.open(place_)
