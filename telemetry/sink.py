@@ -1,0 +1,167 @@
+"""The sink: a server that takes events over OTLP/HTTP and writes them into a journal.
+
+Promises, each with its test in ``tests/test_sink.py``:
+
+* One thread owns the journal. At most `BACKLOG` requests wait for it; more are told to come again.
+* It starts with a journal that cannot be reached, and answers 503 until it can be.
+* It does not listen beyond the loopback without a token (``AGENT_TELEMETRY_SINK_TOKEN``).
+* SIGTERM and SIGINT stop it when the requests it has taken are answered, at most `GRACE_S` later.
+* A connection whose request never comes whole is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from agent_shim.errors import JournalUnreachable, SettingsError
+from telemetry.journal import Journal
+from telemetry.receiver import Busy, Limits, Result, application, is_loopback
+
+TOKEN = "AGENT_TELEMETRY_SINK_TOKEN"
+BACKLOG = 64
+GRACE_S = 10
+HEAD_TIMEOUT_S = 20.0
+"""For the head of a request to arrive; uvicorn itself waits for ever."""
+MAX_CONNECTIONS = 512
+PATIENCE_S = 4.0
+"""How long to wait for others that write the journal: clients wait 10 s for an answer."""
+
+
+def serve(journal_url: str, host: str, port: int, *, environ: Mapping[str, str] = os.environ) -> None:
+    """Run the sink until it is told to stop.
+
+    Raises `SettingsError` for an address that cannot be listened on, or not without a token, and
+    `JournalTooNew`.
+    """
+    token = environ.get(TOKEN) or None
+    if token is None and not is_loopback(host):
+        raise SettingsError(
+            f"the sink does not listen on {host or 'every address'} without a token",
+            hint=f"set {TOKEN}; clients: OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20<token>",
+        )
+    with _listening(host, port) as listener:
+        server(Writer(journal_url), token=token).run(sockets=[listener])
+
+
+def server(writer: Writer, *, token: str | None = None, limits: Limits | None = None) -> uvicorn.Server:
+    """The server, not started; it closes `writer` when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        writer.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(writer.close)
+
+    app = application(writer.ask, token=token, limits=limits, lifespan=lifespan)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"the sink cannot listen on {host}:{port}: {error}") from error
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 of uvicorn, with a bound on how long a request's head may take."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._check_later()
+
+    def _check_later(self) -> None:
+        self.loop.call_later(HEAD_TIMEOUT_S, self._check, self.cycle)
+
+    def _check(self, last_request: RequestResponseCycle | None) -> None:
+        """Close the connection when no request came whole since the last look, and none is being answered."""
+        is_answering = last_request is not None and not last_request.response_complete
+        if self.cycle is last_request and not is_answering:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self._check_later()
+
+
+class _Job(NamedTuple):
+    work: Callable[[Journal], Any]
+    done: Future[Any]
+
+
+class Writer:
+    """The thread that owns the journal, and the queue before it."""
+
+    def __init__(self, journal_url: str) -> None:
+        """Raises `JournalTooNew`; a journal that cannot be reached is tried again at every request."""
+        self._url = journal_url
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(BACKLOG)
+        self._thread = threading.Thread(target=self._work, name="journal writer")
+        self._journal: Journal | None = None
+        self._closing = False
+        try:
+            self._open()
+        except JournalUnreachable:
+            pass  # answered 503 until it can be
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish what waits, and close the journal."""
+        self._closing = True
+        self._jobs.put(None)
+        self._thread.join()
+        if self._journal is not None:
+            self._journal.close()
+
+    async def ask(self, job: Callable[[Journal], Result], /) -> Result:
+        """What `job` gives or raises, run on the journal; raises `Busy`."""
+        done: Future[Result] = Future()
+        try:
+            if self._closing:
+                raise Busy("the sink is stopping")
+            self._jobs.put_nowait(_Job(job, done))
+        except queue.Full:
+            raise Busy("too many requests wait for the journal") from None
+        return await asyncio.wrap_future(done)
+
+    def _open(self) -> Journal:
+        if self._journal is None:
+            self._journal = Journal.open(self._url, patience_s=PATIENCE_S)
+        return self._journal
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if not job.done.set_running_or_notify_cancel():
+                continue
+            try:
+                job.done.set_result(job.work(self._open()))
+            except Exception as error:  # noqa: BLE001 - raised again where the job was asked for
+                job.done.set_exception(error)
