@@ -58,20 +58,26 @@ def become(arguments: list[str]) -> None:
         _execute(compile(arguments[1], "<string>", "exec"), None)
         return
     sys.argv = arguments
-    if os.path.isdir(first) or not first.endswith((".py", ".pyw")) and _is_zip(first):
+    whole = os.path.join(os.getcwd(), first)
+    if os.path.isdir(whole) or _is_zip(whole):
         import runpy
 
-        if not isolated:
-            del sys.path[0]
-        runpy.run_path(first, run_name="__main__")
+        if isolated:
+            sys.path.insert(0, whole)
+        else:
+            sys.path[0] = whole
+        _clean_main()
+        runpy._run_module_as_main("__main__", alter_argv=False)
         return
-    _path(os.path.dirname(os.path.realpath(first)), isolated)
-    with open(first, "rb") as file:
-        code = compile(file.read(), first, "exec")
-    _execute(code, first)
+    _path(os.path.dirname(os.path.realpath(whole)), isolated)
+    with open(whole, "rb") as file:
+        code = compile(file.read(), whole, "exec")
+    _execute(code, whole)
 
 
 def _is_zip(path: str) -> bool:
+    if path.endswith((".py", ".pyw")):
+        return False
     import zipfile
 
     return zipfile.is_zipfile(path)
@@ -91,7 +97,6 @@ def _clean_main():  # type: ignore[no-untyped-def]
     main.pop("__file__", None)
     main.pop("__cached__", None)
     main.update(__doc__=None, __package__=None, __spec__=None)
-    main.pop("__annotations__", None)
     return main
 
 

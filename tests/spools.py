@@ -9,7 +9,9 @@ from typing import Any
 from sqlalchemy import text
 
 from agent_shim import spool
+from telemetry import deliverer
 from telemetry.journal import Journal
+from telemetry.settings import Settings
 
 
 def bodies(home: Path) -> list[bytes]:
@@ -22,6 +24,12 @@ def events(home: Path, name: str | None = None) -> list[dict[str, Any]]:
     """The events in stored form, all of them or those of one name."""
     found = [json.loads(body) for body in bodies(home)]
     return [event for event in found if name in (None, event["name"])]
+
+
+def deliver(home: Path) -> None:
+    """Bring the spool to the journal as a reading command does, the producers that are gone sealed."""
+    environ = {"AGENT_TELEMETRY_HOME": str(home)}
+    deliverer.deliver(Settings.load(environ), environ, follow=False)
 
 
 def rows(home: Path, table: str, order: str = "1, 2") -> list[dict[str, Any]]:
