@@ -32,6 +32,8 @@ def main() -> None:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     repository = folder / "wordtools"
+    if repository.exists():
+        sys.exit(f"{folder} holds a demo already: name another folder, or none")
     commits = make_repository(repository)
     with ScriptedServer() as server:
         environment = environment_for(folder, server)
@@ -128,9 +130,10 @@ def was_lost(server: ScriptedServer, number: int) -> bool:
 def say_what_next(folder: Path) -> None:
     """The commands to look further."""
     say("look further")
-    tool = shlex.join(COMMAND)
+    here = INSTALLED.is_relative_to(Path.cwd()) and INSTALLED.exists()
+    tool = str(INSTALLED.relative_to(Path.cwd())) if here else shlex.join(COMMAND)
     print(f"export AGENT_TELEMETRY_HOME={shlex.quote(str(folder / 'data'))}")
-    for question in ("show @last", "errors", "retries", "cost --by model", "report --output report.html"):
+    for question in ("show @last", "runs --status failed", "cost --by model", "cost --by run"):
         print(f"{tool} {question}")
 
 

@@ -33,7 +33,7 @@ def execute(words: list[str], cwd: Path, environment: dict[str, str]) -> subproc
     return subprocess.run(
         [sys.executable, *words],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
     )
@@ -93,7 +93,8 @@ def test_the_agent_fails_plainly(server: ScriptedServer, tmp_path: Path) -> None
 
 def test_a_program_records_its_own_calls(server: ScriptedServer, tmp_path: Path, data_home: Path) -> None:
     server.script(rate_limited(), Answer("It finds the bad commit."))
-    done = execute([str(EXAMPLES / "instrument.py")], tmp_path, server.environment)
+    environment = {**server.environment, "AGENT_TELEMETRY_HOME": str(data_home)}
+    done = execute([str(EXAMPLES / "instrument.py")], tmp_path, environment)
     assert done.stdout == "It finds the bad commit.\n", done.stderr
     run = done.stderr.split()[-1]
     events = [event for path in (data_home / "spool" / run).glob("*.log") for event in read(path)]
@@ -152,7 +153,21 @@ def test_the_demo_shows_five_commits_and_six_attempts(demo: tuple[Path, str]) ->
         ("exited", None, 0),
     ]
     assert len({commit for commit, *_ in runs}) == 5
-    assert all(commit[:8] in shown for commit, *_ in runs)
+    costs = shown.split("── agent-telemetry cost --by commit")[1]
+    assert all(commit[:8] in costs for commit, *_ in runs)
+
+
+def test_the_commands_that_the_demo_ends_with_work(demo: tuple[Path, str], tmp_path: Path) -> None:
+    _, shown = demo
+    commands = shown.split("── look further\n")[1].splitlines()
+    assert len(commands) > 2
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    script = "; ".join(["set -e", *commands])
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "lab-model-7b" in done.stdout
 
 
 def test_every_change_of_the_demo_is_real_and_right(demo: tuple[Path, str]) -> None:
