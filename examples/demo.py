@@ -2,7 +2,8 @@
 
 ``python examples/demo.py [FOLDER]`` needs no key, no server and no Docker. A scripted server on the loopback
 interface stands where the OpenAI API would; the agent (``examples/agent``) is a program of its own that knows
-nothing of the recording. Everything that is shown at the end is read from the journal.
+nothing of the recording. The tables at the end are read from the journal; the server's own bill stands below
+them, to compare. FOLDER, a new one by default, gets everything, and must not be inside a git repository.
 """
 
 from __future__ import annotations
@@ -26,10 +27,8 @@ COMMAND = [str(INSTALLED)] if INSTALLED.exists() else [sys.executable, "-m", "te
 
 
 def main() -> None:
-    folder = (
-        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="agent-telemetry-demo-"))
-    )
-    folder = folder.resolve()
+    given = sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="agent-telemetry-demo-")
+    folder = Path(given).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     repository = folder / "wordtools"
     if repository.exists():
