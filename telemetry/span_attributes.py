@@ -56,15 +56,22 @@ class Face(NamedTuple):
 
 
 def bounded(pairs: Pairs) -> dict[str, Value]:
-    """The known attributes of `pairs`, the first `MAX_ATTRIBUTES` of them, texts cut."""
-    known = ((name, _cut(value)) for name, value in pairs if value is not None and value != [])
+    """The known attributes of `pairs`, the first `MAX_ATTRIBUTES` of them."""
+    known = ((name, _clean(value)) for name, value in pairs if value is not None and value != [])
     return dict(list(known)[:MAX_ATTRIBUTES])
 
 
-def _cut(value: Value) -> Value:
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        return value[: MAX_TEXT - 1] + "…"
-    return value
+def _clean(value: Value) -> Value:
+    if isinstance(value, str):
+        return shown(value)
+    return [shown(item) for item in value] if isinstance(value, list) else value
+
+
+def shown(value: str) -> str:
+    """`value` as a span can carry it: cut, and without the surrogates that destroy a whole batch."""
+    if not value.isascii():
+        value = value.encode(errors="replace").decode()
+    return value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
 
 
 def failure(end: Data | None, fine: Iterable[str]) -> Failure | None:

@@ -228,11 +228,11 @@ class SpanFold:
             trace_id="",
             span_id=events.span_id(_id(begin)),
             parent_span_id=None,
-            name=face.name,
+            name=span_attributes.shown(face.name),
             kind=face.kind,
-            start_ns=begin["time"],
+            start_ns=max(begin["time"], 0),  # OTLP has no time before 1970
             end_ns=_time(begin, last),
-            error=failed.message if failed else None,
+            error=span_attributes.shown(failed.message) if failed else None,
             attributes=span_attributes.bounded(chain(marks, face.pairs)),
             events=happened,
         )
@@ -304,7 +304,7 @@ def _id(event: Event) -> str:
 def _time(begin: Event, event: Event) -> int:
     """When `event` happened, by the clock of `begin`, which is of the same process."""
     elapsed: int = max(event["mono"] - begin["mono"], 0)
-    return int(begin["time"]) + elapsed
+    return max(int(begin["time"]), 0) + elapsed
 
 
 def _failed_requests(producer: _Producer, call: Event, last: Event) -> Iterator[SpanEvent]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent_shim import attributes as attr
 from agent_shim import events
 from agent_shim.errors import EventError
-from telemetry.span_attributes import MAX_ATTRIBUTES
+from telemetry.span_attributes import MAX_ATTRIBUTES, MAX_TEXT
 from telemetry.spans import Span, SpanFold
 from tests.recordings import RUN, START_NS, STEP_NS, Recording, chat, example_run
 
@@ -371,3 +371,23 @@ def test_a_begin_event_of_a_newer_version_changes_nothing(tmp_path: Path) -> Non
 
 def test_times_are_those_of_the_events(example: dict[str, Span]) -> None:
     assert all(START_NS < span.start_ns < span.end_ns for span in example.values())
+
+
+def test_no_text_and_no_time_can_destroy_the_batch_that_a_span_is_sent_in(tmp_path: Path) -> None:
+    """The official exporters lose all spans of a request for one lone surrogate or one negative time."""
+    recording = Recording(tmp_path)
+    process = recording.process()
+    root = process.append(events.RunStarted(way="context"))
+    tool = process.append(events.ToolCallStarted("t", call_id="c"), parent=root)
+    process.append(events.ToolCallFinished("raised", "E", "m"), begin=tool)
+    recorded = recording.events()
+    for event in recorded:
+        event["time"] -= 2 * START_NS
+        for key in {"tool", "call_id", "error_type", "error_message"} & set(event["data"]):
+            event["data"][key] = "\ud800" * 5000
+    (span,) = fold(recorded)
+    assert span.start_ns == 0
+    assert span.end_ns == STEP_NS
+    for text in (span.name, span.error or "", *map(str, span.attributes.values())):
+        assert text.encode().decode() == text
+        assert len(text) <= MAX_TEXT
