@@ -75,6 +75,12 @@ def price_run(engine: Engine, book: PriceBook, run_id: str, events: int) -> bool
     return True
 
 
+def forget(engine: Engine) -> None:
+    """Drop all costs; the next pass makes them again. Raises `JournalUnreachable`."""
+    with reachable(engine), writing(engine) as connection:
+        connection.execute(delete(COST))
+
+
 def _pending(book: PriceBook) -> Select[Any]:
     priced = exists().where(
         COST.c.run_id == RUN.c.run_id, COST.c.book == book.name, COST.c.run_events == RUN.c.events

@@ -34,6 +34,8 @@ class RunLine(NamedTuple):
     models: Sequence[str]
     """The models that answered."""
     cost: Cost
+    tools_seen: bool
+    """Whether the execution of tools was hooked; without it their number is unknown."""
 
 
 class CallView(NamedTuple):
@@ -83,8 +85,9 @@ def runs(engine: Engine, filters: Filters | None = None, limit: int | None = Non
         ids = [run.run_id for run in found]
         groups = totals.group(connection, "run", [RUN.c.run_id.in_(ids)])
         models = _models(connection, ids)
-    by_id = {key[0]: group for key, group in groups.items()}
-    return [RunLine(run, models.get(run.run_id, ()), by_id[run.run_id].cost()) for run in found]
+        tools = _with_tools(connection, ids)
+    cost = {key[0]: group.cost() for key, group in groups.items()}
+    return [RunLine(r, models.get(r.run_id, ()), cost[r.run_id], r.run_id in tools) for r in found]
 
 
 def run(engine: Engine, ref: str) -> Row[Any]:
@@ -122,6 +125,13 @@ def _models(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, 
     for run_id, model in connection.execute(used.order_by(USAGE.c.model)):
         models[run_id] = (*models.get(run_id, ()), model)
     return models
+
+
+def _with_tools(connection: Connection, ids: Sequence[str]) -> set[str]:
+    hooked = PRODUCER.c.hooks_attached.like("%tools%")
+    return set(
+        connection.execute(select(PRODUCER.c.run_id).where(PRODUCER.c.run_id.in_(ids), hooked)).scalars()
+    )
 
 
 # --- one run -------------------------------------------------------------------------------------
@@ -195,5 +205,5 @@ def _ordered(by: str, lines: list[CostLine]) -> list[CostLine]:
     if by in ("commit", "model"):
         currencies = Counter(currency for line in lines for currency in line.cost.amounts)
         main = max(currencies, key=lambda currency: (currencies[currency], currency), default="")
-        lines.sort(key=lambda line: line.cost.amounts.get(main, -1.0), reverse=True)
+        lines.sort(key=lambda line: (line.cost.amounts.get(main, -1.0), len(line.cost.amounts)), reverse=True)
     return lines

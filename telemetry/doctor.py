@@ -1,0 +1,412 @@
+"""The doctor: whether recording works here, and what would be seen.
+
+Promises, each with its test in ``tests/test_doctor.py``:
+
+* Every check is named, ends in one of `STATES`, and when it is not ``ok`` says the way out. What cannot
+  be found out is ``unknown``, never ``ok``.
+* Looking changes nothing: no journal is made or migrated, nothing is delivered, no agent is started. A
+  file is made in the data folder and removed again, because nothing else proves that it can be written.
+* No secret is shown: headers and passwords are said to be set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection, create_engine, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+import agent_shim
+from agent_shim.errors import AgentTelemetryError
+from telemetry import display, handover, launch, places
+from telemetry.database import HEAD, url_of
+from telemetry.estimates import VOCABULARIES, vocabulary
+from telemetry.filters import QUARANTINE, RUN, stored
+from telemetry.reading import exists, price_book
+from telemetry.reports import Form
+from telemetry.settings import Settings, without_password
+from telemetry.spooled import Run
+
+STATES = ("ok", "warn", "fail", "unknown")
+KNOWN_AGENTS = ("trae-cli",)
+
+NETWORK = frozenset(
+    (
+        *("9p", "afs", "ceph", "cifs", "davfs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs"),
+        *("lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "vboxsf"),
+    )
+)
+"""File systems whose locks cannot be trusted: SQLite's own documentation warns of them."""
+
+WAL_RESET_FROM, WAL_RESET_TO = (3, 7, 0), (3, 51, 2)
+WAL_RESET_BACKPORTS = frozenset({(3, 44, 6), (3, 50, 7)})
+"""SQLite versions whose write-ahead log can corrupt a database when it is reset while two connections
+checkpoint (sqlite.org, release notes of 3.51.3)."""
+
+FULL_BYTES, LOW_BYTES = 100 * 10**6, 10**9
+SKEW_S = 60.0
+TCP_TIMEOUT_S = 2.0
+ASK_TIMEOUT_S = 10.0
+OLD_PRICES = timedelta(days=120)
+
+
+class Check(NamedTuple):
+    """What one look found."""
+
+    name: str
+    state: str
+    """One of `STATES`."""
+    text: str
+    way_out: str | None = None
+
+
+class Place(NamedTuple):
+    """What the checks look at."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    command: Sequence[str]
+    now: datetime
+
+
+def examine(
+    settings: Settings, environ: Mapping[str, str], command: Sequence[str] = (), now: datetime | None = None
+) -> list[Check]:
+    """All checks, in the order of an event's way."""
+    place = Place(settings, environ, command, now or datetime.now(UTC))
+    looks: tuple[Callable[[Place], Iterator[Check]], ...] = (
+        *(_switch, _agent, _data_folder, _disk, _spool, _sqlite, _journal),
+        *(_prices, _vocabulary, _opentelemetry, _clock),
+    )
+    return [check for look in looks for check in look(place)]
+
+
+def report(checks: Sequence[Check], form: Form) -> None:
+    """The checks in the wanted form."""
+    columns: list[display.Column[Check]] = [
+        display.Column("state", lambda c: c.state, "STATE"),
+        display.Column("check", lambda c: c.name, "CHECK"),
+        display.Column("text", lambda c: c.text),
+        display.Column("way_out", lambda c: c.way_out),
+    ]
+    if form.kind == "json":
+        display.write_json(form.out, [check._asdict() for check in checks])
+    elif form.kind == "lines":
+        display.write_lines(form.out, columns, checks)
+    else:
+        for check in checks:
+            display.write_text(
+                form.out, f"{check.state:<8} {check.name}: {check.text}", _STYLES[check.state], indent=9
+            )
+            if check.way_out:
+                display.write_text(form.out, f"{'':<8} → {check.way_out}", indent=11)
+
+
+_STYLES = {"ok": "", "warn": "yellow", "fail": "bold red", "unknown": "yellow"}
+
+
+# --- capture -------------------------------------------------------------------------------------
+
+
+def _switch(place: Place) -> Iterator[Check]:
+    if place.settings.disabled:
+        yield Check("recording", "warn", "switched off: agents run plainly", "unset AGENT_TELEMETRY_DISABLED")
+
+
+def _agent(place: Place) -> Iterator[Check]:
+    command = place.command or next(((name,) for name in KNOWN_AGENTS if shutil.which(name)), ())
+    if not command:
+        yield Check("agent", "unknown", "none was named", "agent-telemetry doctor -- COMMAND")
+        return
+    shim = Path(str(agent_shim.__file__)).parent
+    way = launch.decide(command, place.environ, str(Path.cwd()), shim)
+    if way.executable is None:
+        yield Check("agent", "fail", f"there is no program {command[0]!r}", "name it with its path")
+    elif way.capture == "none":
+        text = f"{command[0]} would run, but not be captured: {way.capture_reason}"
+        yield Check(
+            "agent", "warn", text, "its calls would be unknown; exit status, output and time are seen"
+        )
+    elif way.capture == "sitecustomize":
+        text = f"{command[0]} would be captured if it leads to a Python that reads sitecustomize"
+        yield Check("agent", "unknown", text, "name the agent's own program instead of a launcher")
+    else:
+        yield _versions(command[0], way.executable, place.environ)
+
+
+def _versions(name: str, interpreter: str, environ: Mapping[str, str]) -> Check:
+    """What the agent's interpreter has to hook; it is asked, the agent is not started."""
+    code = (
+        "import sys, importlib.metadata as m\nfor n in ('openai', 'trae-agent'):\n"
+        " try: print(n, m.version(n))\n except m.PackageNotFoundError: pass\n"
+        "print('Python', sys.version.split()[0])"
+    )
+    try:
+        asked = subprocess.run(
+            [interpreter, "-c", code],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=ASK_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        way_out = f"run {interpreter} yourself"
+        return Check("agent", "fail", f"{interpreter} does not answer: {error}", way_out)
+    found = asked.stdout.split("\n")[:-1]
+    if not any(line.startswith("openai ") for line in found):
+        text = f"{name} runs in {interpreter} ({', '.join(found)}), which has no openai package"
+        return Check("agent", "warn", text, "calls that do not go through it are unknown")
+    return Check("agent", "ok", f"{name} is hooked in {interpreter}: {', '.join(found)}")
+
+
+# --- places --------------------------------------------------------------------------------------
+
+
+def _data_folder(place: Place) -> Iterator[Check]:
+    home = place.settings.home
+    there = _existing(home)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        yield Check(
+            "data folder", "fail", f"{there} cannot be written: {error.strerror}", "set AGENT_TELEMETRY_HOME"
+        )
+        return
+    source = place.settings.sources.get("home", "default")
+    made = "" if home.exists() else ", made by the first run"
+    yield Check("data folder", "ok", f"{home} (from {source}{made})")
+    yield _file_system("data folder's file system", there)
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _file_system(name: str, path: Path) -> Check:
+    kind = _kind(path)
+    if kind is None:
+        return Check(name, "unknown", "this system does not say", "make sure that it is a local disk")
+    if kind in NETWORK:
+        return Check(name, "warn", f"{kind}: locks over a network cannot be trusted", "use a local disk")
+    return Check(name, "ok", kind)
+
+
+def _kind(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """Type of the file system that holds `path`: of the longest mount point above it (proc(5))."""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return None
+    above = {str(folder) for folder in (path.resolve(), *path.resolve().parents)}
+    found: list[tuple[int, str]] = []
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = before.split()[4].replace("\\040", " ")
+        if point in above:
+            found.append((len(point), after.split()[0]))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _disk(place: Place) -> Iterator[Check]:
+    free = shutil.disk_usage(_existing(place.settings.home)).free
+    state = "fail" if free < FULL_BYTES else "warn" if free < LOW_BYTES else "ok"
+    yield Check("free disk", state, display.size(free), None if state == "ok" else "free some space")
+
+
+def _spool(place: Place) -> Iterator[Check]:
+    home = place.settings.home
+    runs = [Run(home, name) for name in places.runs(home)]
+    for run in runs:
+        run.refresh()
+    used = sum(file.stat().st_size for file in places.spool_folder(home).rglob("*") if file.is_file())
+    late = [run for run in runs if not run.is_delivered("journal")]
+    open_ = [run for run in runs if run.unsealed()]
+    text = (
+        f"{len(runs)} runs, {display.size(used)}; {len(late)} not all in the journal, {len(open_)} not sealed"
+    )
+    working = handover.is_running(home) if home.exists() else False
+    if not late or working:
+        yield Check("spool", "ok", text + (", being delivered" if late else ""))
+    else:
+        yield Check(
+            "spool", "warn", text, f"agent-telemetry runs delivers them; see {home / 'deliverer.log'}"
+        )
+
+
+# --- the journal ---------------------------------------------------------------------------------
+
+
+def _sqlite(place: Place) -> Iterator[Check]:
+    if url_of(place.settings.journal).get_backend_name() == "sqlite":
+        yield sqlite_version(sqlite3.sqlite_version_info)
+
+
+def sqlite_version(found: tuple[int, ...]) -> Check:
+    """Whether this SQLite can corrupt a write-ahead log."""
+    shown = ".".join(map(str, found))
+    bad = WAL_RESET_FROM <= found <= WAL_RESET_TO and found not in WAL_RESET_BACKPORTS
+    if bad and not any(found[:2] == fixed[:2] and found > fixed for fixed in WAL_RESET_BACKPORTS):
+        text = f"{shown} has the WAL-reset bug: rarely, two checkpoints at once corrupt a journal"
+        return Check(
+            "SQLite", "warn", text, "Python with SQLite 3.51.3 or later; the events stay in delivered/"
+        )
+    return Check("SQLite", "ok", shown)
+
+
+def _journal(place: Place) -> Iterator[Check]:
+    where = place.settings.journal
+    shown = without_password(where)
+    if not exists(where):
+        folder = Path(shown).parent
+        writable = os.access(_existing(folder), os.W_OK)
+        text = f"{shown} is not there yet; the first run makes it"
+        yield (
+            Check("journal", "ok", text)
+            if writable
+            else Check("journal", "fail", f"{folder} cannot be written", "name another with --journal")
+        )
+        return
+    if "://" not in where:
+        shown = f"{shown}, {display.size(Path(where).stat().st_size)}"
+        yield _file_system("journal's file system", Path(where))
+    engine = create_engine(url_of(where))
+    try:
+        with engine.connect() as connection:
+            yield from _contents(connection, shown, place.now)
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        yield Check("journal", "fail", f"{shown} cannot be asked: {cause}", "check --journal and the server")
+    finally:
+        engine.dispose()
+
+
+def _contents(connection: Connection, shown: str, now: datetime) -> Iterator[Check]:
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if revision != HEAD:
+        newer = str(revision) > HEAD
+        state, way_out = (
+            ("fail", "upgrade this program")
+            if newer
+            else ("warn", "the next command upgrades it, after a backup")
+        )
+        yield Check("journal", state, f"{shown} has schema {revision}, this program {HEAD}", way_out)
+        return
+    runs, events = connection.execute(select(func.count(), func.sum(RUN.c.events)).select_from(RUN)).one()
+    yield Check("journal", "ok", f"{shown}: schema {revision}, {runs} runs, {events or 0} events")
+    refused = connection.execute(select(func.count()).select_from(QUARANTINE)).scalar()
+    if refused:
+        yield Check(
+            "quarantine", "warn", f"{refused} things that are no events were kept", "see the table quarantine"
+        )
+    ahead = connection.execute(select(func.max(RUN.c.started_at))).scalar()
+    if ahead and ahead > stored(now + timedelta(seconds=SKEW_S)):
+        yield Check(
+            "clock of the runs", "warn", f"a run started at {ahead}, which is yet to come", "set the clock"
+        )
+
+
+# --- prices and estimates ------------------------------------------------------------------------
+
+
+def _prices(place: Place) -> Iterator[Check]:
+    try:
+        name = price_book(place.settings.home).name
+    except AgentTelemetryError as error:
+        yield Check("prices", "fail", str(error), error.hint)
+        return
+    newest = _newest_price(place.now.date())
+    age = place.now.date() - newest
+    text = f"{name}; the newest change it knows is of {newest}"
+    if age > OLD_PRICES:
+        yield Check("prices", "warn", text, "upgrade genai-prices, or add [[price]] to config.toml")
+    else:
+        yield Check("prices", "ok", text)
+
+
+def _newest_price(today: date) -> date:
+    """The latest start of a price that is not in the future: how current the library's data is at least."""
+    from genai_prices.data_snapshot import get_snapshot
+    from genai_prices.types import StartDateConstraint
+
+    dated: list[Any] = []
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            dated += [
+                *(model.prices if isinstance(model.prices, list) else ()),
+                *(model.price_variants or ()),
+            ]
+    starts = [d.constraint.start_date for d in dated if isinstance(d.constraint, StartDateConstraint)]
+    return max(start for start in starts if start <= today)
+
+
+def _vocabulary(place: Place) -> Iterator[Check]:
+    missing = [name for name in VOCABULARIES if vocabulary(name, place.environ) is None]
+    if missing:
+        text = f"{', '.join(missing)} not on this machine: calls without usage are not estimated"
+        yield Check(
+            "tiktoken vocabulary",
+            "warn",
+            text,
+            "put the files into TIKTOKEN_CACHE_DIR; nothing is downloaded",
+        )
+    else:
+        yield Check("tiktoken vocabulary", "ok", ", ".join(VOCABULARIES))
+
+
+# --- OpenTelemetry and time ----------------------------------------------------------------------
+
+
+def _opentelemetry(place: Place) -> Iterator[Check]:
+    given = {name: value for name, value in sorted(place.environ.items()) if name.startswith("OTEL_")}
+    for name, value in given.items():
+        shown = "(set)" if "HEADERS" in name else without_password(value)
+        yield Check(name, "ok", shown)
+    ends = {end.url: signal for signal in ("logs", "traces") if (end := place.settings.otlp(signal))}
+    if not ends:
+        yield Check("OpenTelemetry", "ok", "no endpoint is set: events go to the journal alone")
+    for url in ends:
+        yield _reachable(url)
+
+
+def _reachable(url: str) -> Check:
+    parts = urlsplit(url)
+    port = parts.port or {"https": 443}.get(parts.scheme, 80)
+    shown = without_password(url)
+    try:
+        with closing(socket.create_connection((parts.hostname, port), TCP_TIMEOUT_S)):
+            return Check("OpenTelemetry endpoint", "ok", f"{shown} answers")
+    except OSError as error:
+        text = f"{shown} does not answer: {error.strerror or error}"
+        return Check(
+            "OpenTelemetry endpoint", "warn", text, "events wait in the spool; the journal gets them anyway"
+        )
+
+
+def _clock(place: Place) -> Iterator[Check]:
+    """The wall clock against that of the file system, which may be another machine's."""
+    there = _existing(place.settings.home)
+    try:
+        with tempfile.NamedTemporaryFile(dir=there) as file:
+            skew = abs(Path(file.name).stat().st_mtime - time.time())
+    except OSError:
+        yield Check("clock", "unknown", f"{there} cannot be written", "set AGENT_TELEMETRY_HOME")
+        return
+    if skew > SKEW_S:
+        text = f"the file system's clock is {display.duration(skew)} away from this machine's"
+        yield Check("clock", "warn", text, "let both follow the same time server")
+    else:
+        yield Check("clock", "ok", f"{place.now:%Y-%m-%d %H:%M:%S} UTC")
