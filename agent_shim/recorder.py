@@ -8,6 +8,7 @@ a ``capture.failed`` event, counted, at most one a second per place. Which recor
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from contextvars import ContextVar
@@ -17,6 +18,9 @@ from .canonical import digest
 from .events import CaptureFailed, Event
 from .redaction import Redactor, live_secrets
 from .spool import Spool
+
+PRIVATE_NAME = "_agent_telemetry_shim"
+"""Name under which `bootstrap` loads this package into an agent."""
 
 INLINE_ARGUMENTS = 200
 """Arguments and results up to this many characters are kept when content is not; longer ones are told
@@ -115,12 +119,20 @@ _first_use: Callable[[], Recorder | None] | None = None
 
 
 def current() -> Recorder | None:
-    """The recorder of this context; in a thread that has none, the process's only active one."""
+    """The recorder of this context; in a thread that has none, the process's latest active one.
+
+    In an agent that a wrapper started, a copy of this package that the agent imports by its usual name
+    records through the private copy that `bootstrap` loaded: one process, one producer.
+    """
     recorder = in_context.get()
     if recorder is not None:
         return recorder
     if _active:
         return _active[-1]
+    private = sys.modules.get(f"{PRIVATE_NAME}.recorder")
+    if private is not None and private.__name__ != __name__:
+        found: Recorder | None = private.current()
+        return found
     return _first_use() if _first_use is not None else None
 
 

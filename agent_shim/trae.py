@@ -11,10 +11,9 @@ import functools
 from types import ModuleType
 from typing import Any, Callable
 
-from . import hooks, recorder
-from .canonical import canonical, encode
-from .events import ToolCallFinished, ToolCallStarted, TurnFinished, TurnStarted
-from .recorder import Recorder, error_type, is_cancellation, kept_text, message_of
+from . import hooks, recorder, tools
+from .events import TurnFinished, TurnStarted
+from .recorder import Recorder, error_type, is_cancellation, message_of
 
 _undo: list[tuple[Any, str, Any, bool]] = []
 
@@ -58,13 +57,13 @@ def _attach(module: ModuleType, owner: str, name: str, make: Callable[[Any], Any
 def _wrap_async_tool(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def execute_tool_call(self: Any, tool_call: Any, *args: Any, **kwargs: Any) -> Any:
-        to, begin = _tool_started(tool_call, "ToolExecutor.execute_tool_call")
+        to, begun = _tool_started(tool_call, "ToolExecutor.execute_tool_call")
         try:
             result = await original(self, tool_call, *args, **kwargs)
         except BaseException as error:
-            _tool_raised(to, begin, error)
+            tools.finish(to, begun, error=error)
             raise
-        _tool_returned(to, begin, result)
+        _tool_returned(to, begun, result)
         return result
 
     return execute_tool_call
@@ -73,13 +72,13 @@ def _wrap_async_tool(original: Callable[..., Any]) -> Callable[..., Any]:
 def _wrap_tool(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _execute_in_docker(self: Any, tool_call: Any, *args: Any, **kwargs: Any) -> Any:
-        to, begin = _tool_started(tool_call, "DockerToolExecutor._execute_in_docker")
+        to, begun = _tool_started(tool_call, "DockerToolExecutor._execute_in_docker")
         try:
             result = original(self, tool_call, *args, **kwargs)
         except BaseException as error:
-            _tool_raised(to, begin, error)
+            tools.finish(to, begun, error=error)
             raise
-        _tool_returned(to, begin, result)
+        _tool_returned(to, begun, result)
         return result
 
     return _execute_in_docker
@@ -87,56 +86,20 @@ def _wrap_tool(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _tool_started(tool_call: Any, executor: str) -> tuple[Recorder | None, str]:
     to = recorder.current()
-    if to is None:
-        return None, ""
-    try:
-        clean, _ = canonical(getattr(tool_call, "arguments", None))
-        kept = kept_text(to, encode(clean))
-        event = ToolCallStarted(
-            tool=str(getattr(tool_call, "name", "?")),
-            call_id=getattr(tool_call, "call_id", None),
-            executor=executor,
-            arguments=kept.get("text"),
-            arguments_bytes=kept["bytes"],
-            arguments_sha256=kept["sha256"],
-        )
-        return to, to.record(event, parent=recorder.parent(to))
-    except Exception as error:
-        to.failed("trae.tool_started", error)
-        return to, ""
+    name = getattr(tool_call, "name", None)
+    arguments = getattr(tool_call, "arguments", None)
+    call_id = getattr(tool_call, "call_id", None)
+    return to, tools.begin(to, name if isinstance(name, str) else "?", call_id, executor, arguments)
 
 
-def _tool_returned(to: Recorder | None, begin: str, result: Any) -> None:
-    if to is None or not begin:
-        return
-    try:
-        failed = getattr(result, "success", None) is False
-        text = getattr(result, "result", None)
-        kept = kept_text(to, text) if isinstance(text, str) else {}
-        event = ToolCallFinished(
-            ended="failed" if failed else "completed",
-            error_type="ToolError" if failed else None,
-            error_message=_tool_error(result) if failed else None,
-            result=kept.get("text"),
-            result_bytes=kept.get("bytes"),
-            result_sha256=kept.get("sha256"),
-        )
-        to.record(event, begin=begin)
-    except Exception as error:
-        to.failed("trae.tool_returned", error)
-
-
-def _tool_error(result: Any) -> str:
-    text = getattr(result, "error", None) or getattr(result, "result", None)
-    return str(text)[: recorder.MAX_MESSAGE] if text else "the tool reported failure without a message"
-
-
-def _tool_raised(to: Recorder | None, begin: str, error: BaseException) -> None:
-    if to is None or not begin:
-        return
-    ended = "cancelled" if is_cancellation(error) else "raised"
-    event = ToolCallFinished(ended=ended, error_type=error_type(error), error_message=message_of(error))
-    to.record(event, begin=begin)
+def _tool_returned(to: Recorder | None, begun: str, result: Any) -> None:
+    text = getattr(result, "result", None)
+    failure = None
+    if getattr(result, "success", None) is False:
+        why = getattr(result, "error", None) or text
+        message = why[: recorder.MAX_MESSAGE] if isinstance(why, str) else ""
+        failure = ("ToolError", message or "the tool reported failure without a message")
+    tools.finish(to, begun, failure=failure, result=text if isinstance(text, str) else None)
 
 
 # --- turns ---------------------------------------------------------------------------------------
@@ -168,7 +131,7 @@ def _turn_started(
     if to is None:
         return None, ""
     try:
-        tools = kwargs.get("tools", args[0] if args else None)
+        offered = kwargs.get("tools", args[0] if args else None)
         provider = getattr(getattr(client, "provider", None), "value", None)
         configured = {name: getattr(model_config, name, None) for name in CONFIGURED}
         event = TurnStarted(
@@ -177,7 +140,7 @@ def _turn_started(
             model=getattr(model_config, "model", None),
             configured={name: value for name, value in configured.items() if value is not None},
             message_count=len(messages) if isinstance(messages, list) else None,
-            tool_count=len(tools) if isinstance(tools, list) else 0,
+            tool_count=len(offered) if isinstance(offered, list) else 0,
         )
         return to, to.record(event, parent=recorder.parent(to))
     except Exception as error:

@@ -164,3 +164,39 @@ def test_content_is_kept_only_when_asked_for(
     calls = spools.events(data_home, "llm.call.started"), spools.events(data_home, "llm.call.finished")
     assert [event["data"].get("input") for event in calls[0]] == [None, {"input": "hello", "model": "gpt-5"}]
     assert [event["data"].get("output") for event in calls[1]] == [None, "the answer"]
+
+
+# --- tools of one's own agent --------------------------------------------------------------------
+
+
+def test_a_tool_of_ones_own_is_a_tool_call_with_its_outcome(server: ScriptedServer, data_home: Path) -> None:
+    with agent_shim.run():
+        with agent_shim.tool_call("read", call_id="c1", arguments={"path": "f"}) as tool:
+            tool.returned("text")
+        with agent_shim.tool_call("run", call_id="c2", arguments='{"command": "false"}') as tool:
+            tool.failed("exit status 1")
+        with pytest.raises(KeyError), agent_shim.tool_call("write", call_id="c3"):
+            raise KeyError("missing")
+    rows = sorted(spools.rows(data_home, "tool_call"), key=lambda row: str(row["call_id"]))
+    assert [(row["tool"], row["ended"], row["error_type"], row["error_message"]) for row in rows] == [
+        ("read", "completed", None, None),
+        ("run", "failed", "ToolError", "exit status 1"),
+        ("write", "raised", "KeyError", "'missing'"),
+    ]
+    assert [row["arguments"] for row in rows] == ['{"path":"f"}', '{"command": "false"}', "null"]
+
+
+def test_a_tool_call_outside_any_run_does_nothing(data_home: Path) -> None:
+    with agent_shim.tool_call("read") as tool:
+        tool.returned("text")
+    assert not data_home.exists()
+
+
+def test_in_a_wrapped_agent_its_own_copy_records_through_ours(data_home: Path) -> None:
+    bootstrap = str(ROOT / "agent_shim" / "bootstrap.py")
+    code = "import agent_shim\nwith agent_shim.tool_call('read'): pass"
+    environ = {"AGENT_TELEMETRY_HOME": str(data_home), "AGENT_TELEMETRY_RUN": "0" * 32}
+    kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environ}
+    subprocess.run([sys.executable, bootstrap, "-c", code], env=kept, check=True, timeout=60)
+    names = [event["name"] for event in spools.events(data_home)]
+    assert names == ["producer.started", "tool.call.started", "tool.call.finished"]
