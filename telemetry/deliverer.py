@@ -309,6 +309,7 @@ def main() -> int:
     """Deliver until nothing is left; the exit code. Returns at once when another deliverer is at work."""
     try:
         settings = Settings.load(os.environ)
+        os.chdir("/")  # no worktree is held
         while True:
             held = handover.lock(settings.home)
             if held is None:

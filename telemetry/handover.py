@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from telemetry import places
 from telemetry.settings import Settings
 from telemetry.spooled import Run
 
+DELIVERER = "telemetry.deliverer"
 _LOG_LIMIT_BYTES = 1024 * 1024
 _PASSED_ON = re.compile(
     r"AGENT_TELEMETRY_(HOME|JOURNAL)|OTEL_.+|PG[A-Z]+|PATH|HOME|TZ|TMPDIR"
@@ -30,33 +30,51 @@ _PASSED_ON = re.compile(
 """The keys of model providers are nothing to a deliverer."""
 
 
-def start(settings: Settings, environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Start a deliverer for this data folder, detached; ``None`` when the system has no process for it."""
+_started: set[int] = set()
+"""Deliverers that this process started and has not seen end; a server starts many in its life."""
+
+
+def start(settings: Settings, environ: Mapping[str, str]) -> int | None:
+    """Start a deliverer for this data folder, detached; its pid, or ``None`` when it cannot be started."""
+    _see_ends()
     handed = {name: value for name, value in environ.items() if _PASSED_ON.fullmatch(name)}
     handed |= {"AGENT_TELEMETRY_HOME": str(settings.home), "AGENT_TELEMETRY_JOURNAL": settings.journal}
     try:
-        with _log(settings.home).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-I", "-m", "telemetry.deliverer"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=handed,
-                start_new_session=True,
-            )
-    except OSError:
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-m", DELIVERER],
+            handed,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, _log(settings.home), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+    except (OSError, ValueError):
         return None  # the events stay in the spool; the next command brings them
+    _started.add(pid)
+    return pid
 
 
-def _log(home: Path) -> Path:
+def _see_ends() -> None:
+    for pid in list(_started):
+        try:
+            ended, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            ended = pid
+        if ended:
+            _started.discard(pid)
+
+
+def _log(home: Path) -> str:
     log = home / "deliverer.log"
     try:
         if log.stat().st_size > _LOG_LIMIT_BYTES:
             log.replace(home / "deliverer.log.1")
     except FileNotFoundError:
         pass  # the first deliverer of this folder
-    return log
+    return str(log)
 
 
 def lock(home: Path) -> int | None:

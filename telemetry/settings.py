@@ -336,9 +336,11 @@ def _home(
 def _config(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as error:
+        if not os.access(path.parent, os.X_OK):
+            return {}  # nothing can be kept in such a folder either, which is said where it matters
         raise SettingsError(f"{path} cannot be read: {error}", hint="correct or remove the file") from error
     import tomllib  # only when there is a file: the wrapper starts light
 

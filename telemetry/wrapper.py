@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -117,7 +116,6 @@ class Recording:
         self._trace_parent = _trace_parent(self._environ)
         self._begin = ""
         self._process = ""
-        self._deliverer: subprocess.Popen[bytes] | None = None
 
     # --- before the agent --------------------------------------------------------------------------
 
@@ -223,10 +221,8 @@ class Recording:
         self, pid: int, signals: Signals, streams: Streams | None, own_group: bool, before: frozenset[int]
     ) -> int:
         mode = TerminalMode()
-        others = before
-        if self._begin:
-            self._deliverer = handover.start(self._settings, self._environ)
-            others |= {self._deliverer.pid} if self._deliverer else set()
+        deliverer = handover.start(self._settings, self._environ) if self._begin else None
+        others = before | {deliverer} if deliverer else before
         ending = Supervision(
             pid,
             signals,
@@ -301,7 +297,7 @@ class Recording:
         until = time.monotonic() + DELIVERY_S
         home, seen = self._settings.home, Run(self._settings.home, self.run_id)
         if not handover.is_running(home):
-            self._deliverer = handover.start(self._settings, self._environ)
+            handover.start(self._settings, self._environ)
         while time.monotonic() < until and not handover.is_complete(home, seen):
             if signals.ending_at is not None:
                 until = min(until, signals.ending_at + HURRY_S)
