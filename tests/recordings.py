@@ -73,8 +73,7 @@ def example_run(folder: Path, **started: Any) -> Recording:
         parent=root,
     )
     turn = agent.append(events.TurnStarted(agent="trae", provider="openai", model="gpt-5"), parent=process)
-    call = chat(agent, turn, statuses=(429, 200))
-    assert call
+    chat(agent, turn, statuses=(429, 200))
     agent.append(
         events.TurnFinished(ended="completed", usage={"input_tokens": 1000, "output_tokens": 50}), begin=turn
     )
@@ -101,7 +100,14 @@ def example_run(folder: Path, **started: Any) -> Recording:
     return recording
 
 
-def chat(agent: Spool, parent: str | None, statuses: tuple[int, ...], **started: Any) -> str:
+def chat(
+    agent: Spool,
+    parent: str | None,
+    statuses: tuple[int, ...],
+    *,
+    response_id: str = "resp_1",
+    **started: Any,
+) -> str:
     """A chat whose requests were answered with `statuses`; gives the id of its begin event."""
     call = agent.append(
         events.CallStarted(
@@ -126,7 +132,8 @@ def chat(agent: Spool, parent: str | None, statuses: tuple[int, ...], **started:
     agent.append(
         events.CallFinished(
             ended="completed", http_status=statuses[-1], http_request_id=f"req_{len(statuses)}",
-            requests=len(statuses), model="gpt-5-2025-08-07", response_id="resp_1", finish_reasons=["stop"],
+            requests=len(statuses), model="gpt-5-2025-08-07", response_id=response_id,
+            finish_reasons=["stop"],
             usage={
                 "prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050,
                 "prompt_tokens_details": {"cached_tokens": 800},
