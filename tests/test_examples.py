@@ -157,6 +157,14 @@ def test_the_demo_shows_five_commits_and_six_attempts(demo: tuple[Path, str]) ->
     assert all(commit[:8] in costs for commit, *_ in runs)
 
 
+def test_the_demo_shows_the_failed_tool_and_the_one_that_killed_its_agent(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    ended = "select ended, tool, error_message from tool_call where ended != 'completed' order by ended"
+    failed, interrupted = journal(folder, ended)
+    assert failed == ("failed", "run", "exit code 1")
+    assert interrupted[:2] == ("interrupted", "run")
+
+
 def test_the_commands_that_the_demo_ends_with_work(demo: tuple[Path, str], tmp_path: Path) -> None:
     _, shown = demo
     commands = shown.split("── look further\n")[1].splitlines()

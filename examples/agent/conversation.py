@@ -9,6 +9,7 @@ from typing import Any
 import openai
 from openai.types.responses import Response, ResponseFunctionToolCall
 
+import agent_shim
 from agent import tools
 
 INSTRUCTIONS = "You work on the repository in the current folder. Use the tools. Say what you did when done."
@@ -53,5 +54,11 @@ class Conversation:
     def _answer(self, call: ResponseFunctionToolCall) -> dict[str, str]:
         """What the tool said; its failure is for the model to read."""
         print(f"[{call.name}]", file=sys.stderr)
-        output = tools.execute(call.name, call.arguments, self._folder)
+        # The one line that an agent of one's own adds, to have its tools in the record; outside a recorded
+        # run it does nothing.
+        with agent_shim.tool_call(call.name, call_id=call.call_id, arguments=call.arguments) as tool:
+            output, failure = tools.execute(call.name, call.arguments, self._folder)
+            tool.returned(output)
+            if failure:
+                tool.failed(failure)
         return {"type": "function_call_output", "call_id": call.call_id, "output": output}

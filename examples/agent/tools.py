@@ -58,9 +58,12 @@ def _schema(name: str, *parameters: str) -> Any:
 SCHEMAS = [_schema("read_file", "path"), _schema("write_file", "path", "text"), _schema("run", "command")]
 
 
-def execute(name: str, arguments: str, folder: Path) -> str:
-    """The output of a tool, or what went wrong, as the model is to read it."""
+def execute(name: str, arguments: str, folder: Path) -> tuple[str, str | None]:
+    """The output of a tool as the model is to read it, and what went wrong, if anything did."""
     try:
-        return TOOLS[name](folder, **json.loads(arguments))
+        output = TOOLS[name](folder, **json.loads(arguments))
     except (KeyError, TypeError, ValueError, OSError, subprocess.TimeoutExpired) as error:
-        return f"error: {type(error).__name__}: {error}"
+        failure = f"{type(error).__name__}: {error}"
+        return f"error: {failure}", failure
+    failed = name == "run" and not output.startswith("exit code 0\n")
+    return output, output.partition("\n")[0] if failed else None
