@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from agent_shim.errors import AgentTelemetryError, JournalError
+from telemetry.settings import VERSION, Settings, without_password
 
 if TYPE_CHECKING:
     from telemetry.filters import Filters
@@ -166,7 +167,6 @@ def _form(as_json: bool, tz: tzinfo | None) -> Form:
 @contextmanager
 def _reading(journal: str | None) -> Iterator[Reading]:
     from telemetry.reading import reading
-    from telemetry.settings import Settings
 
     settings = Settings.load(os.environ, {"journal": journal})
     with reading(settings, os.environ) as read:
@@ -179,7 +179,7 @@ def _reading(journal: str | None) -> Iterator[Reading]:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="agent-telemetry")
+@click.version_option(VERSION)
 def main() -> None:
     """A flight recorder for coding-agent runs: what happened, and what it cost."""
 
@@ -220,7 +220,6 @@ def run(
 ) -> NoReturn:
     """Run an agent and record it. Gives the agent's own exit code."""
     from telemetry import wrapper
-    from telemetry.settings import Settings
 
     try:
         settings = Settings.load(os.environ, flags)
@@ -303,7 +302,6 @@ def cost(
 def doctor(journal: str | None, as_json: bool, command: tuple[str, ...]) -> None:
     """Check that recording works here, and what would be seen of COMMAND. Exits with 1 when a check fails."""
     from telemetry import doctor as checks
-    from telemetry.settings import Settings
 
     settings = Settings.load(os.environ, {"journal": journal})
     found = checks.examine(settings, os.environ, command)
@@ -333,7 +331,6 @@ def rebuild(journal: str | None) -> None:
 def sink(host: str, port: int, journal: str | None) -> None:
     """Take events from an OpenTelemetry Collector into the journal, until stopped."""
     from telemetry import sink as server
-    from telemetry.settings import Settings, without_password
 
     settings = Settings.load(os.environ, {"journal": journal})
     click.echo(
@@ -344,4 +341,4 @@ def sink(host: str, port: int, journal: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="agent-telemetry")

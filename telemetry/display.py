@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, tzinfo
@@ -62,9 +61,11 @@ def cut(text: str, width: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration in at most two units: ``1.2 s``, ``3 min 20 s``."""
+    """A duration in at most two units: ``20 ms``, ``1.2 s``, ``3 min 20 s``."""
     if seconds is None:
         return UNKNOWN
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -235,6 +236,6 @@ def _console(out: TextIO) -> Any:
     return Console(file=out, highlight=False, soft_wrap=False)
 
 
-def is_terminal(out: TextIO = sys.stdout) -> bool:
+def is_terminal(out: TextIO) -> bool:
     """Whether a person reads this."""
     return out.isatty()
