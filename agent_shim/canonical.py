@@ -21,6 +21,7 @@ MAX_DEPTH = 20
 MAX_NODES = 10_000
 MAX_TEXT = 65_536
 MAX_INT = 2**63 - 1
+MAX_NOTES = 50
 
 _dumps = json.JSONEncoder(
     ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":"), check_circular=False
@@ -45,106 +46,123 @@ def canonical(
     `redact` is applied to a text before it is cut, so that no part of a secret survives the cut.
     """
     walk = _Walk(redact)
-    return walk.clean(value, "", 0), walk.altered or None
+    clean = walk.clean(value)
+    return clean, walk.altered or None
 
 
 class _Walk:
-    __slots__ = ("altered", "nodes", "redact")
+    """One walk over a value. Most values need no change and are told so with few steps."""
+
+    __slots__ = ("altered", "nodes", "place", "redact")
 
     def __init__(self, redact: Callable[[str], str] | None) -> None:
         self.altered: dict[str, str] = {}
         self.nodes = 0
+        self.place: list[Any] = []
+        """Keys and indexes down to the value that is looked at; joined only when there is something to note."""
         self.redact = redact
 
-    def clean(self, value: Any, path: str, depth: int) -> Any:
+    def clean(self, value: Any) -> Any:
         kind = type(value)
         if kind is str:
             if value.isascii() and len(value) <= MAX_TEXT and "\0" not in value:
                 return value
-            return self.text(value, path)
+            return self.text(value)
         if value is None or kind is bool:
             return value
         if kind is int:
-            return value if -MAX_INT - 1 <= value <= MAX_INT else self.number(value, path)
+            return value if -MAX_INT - 1 <= value <= MAX_INT else self.number(value)
         if kind is dict or kind is list or kind is tuple:
-            self.nodes += 1
-            if depth >= MAX_DEPTH:
-                return self.note(path, "too deep", f"object:{kind.__name__}")
-            if self.nodes + len(value) > MAX_NODES:
-                return self.note(path, "too many parts", f"object:{kind.__name__}")
-            self.nodes += len(value)
-            if kind is dict:
-                return self.mapping(value, path, depth)
-            return [self.clean(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
-        return self.other(value, path, depth)
+            return self.container(value, kind)
+        return self.other(value)
 
-    def mapping(self, value: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:
+    def container(self, value: Any, kind: Any) -> Any:
+        if len(self.place) >= MAX_DEPTH:
+            return self.note("too deep", f"object:{kind.__name__}")
+        self.nodes += len(value) + 1
+        if self.nodes > MAX_NODES:
+            self.nodes -= len(value)
+            return self.note("too many parts", f"object:{kind.__name__}")
+        return self.mapping(value) if kind is dict else self.sequence(value)
+
+    def mapping(self, value: dict[Any, Any]) -> dict[str, Any]:
         out: dict[str, Any] = {}
+        place = self.place
         for key, item in value.items():
-            name = key if type(key) is str else self.key(key, path)
-            name = self.clean(name, f"{path}.<key>", depth + 1)
-            if name in out:
-                self.note(f"{path}.{name}", "duplicate key, the last is kept", None)
-            out[name] = self.clean(item, f"{path}.{name}" if path else name, depth + 1)
+            if type(key) is not str or not key.isascii() or len(key) > MAX_TEXT or "\0" in key:
+                key = self.key(key)
+            place.append(key)
+            if key in out:
+                self.note("duplicate key, the last is kept", None)
+            out[key] = self.clean(item)
+            place.pop()
         return out
 
-    def key(self, key: Any, path: str) -> str:
+    def sequence(self, value: Any) -> list[Any]:
+        out = []
+        place = self.place
+        place.append(0)
+        for place[-1], item in enumerate(value):
+            out.append(self.clean(item))
+        place.pop()
+        return out
+
+    def key(self, key: Any) -> str:
         if isinstance(key, str):
-            return str.__str__(key)
-        self.note(path, "keys that are no text", None)
+            return self.text(str.__str__(key))
+        self.note("keys that are no text", None)
         if key is None or isinstance(key, (bool, int, float)):
-            return str(self.clean(key, path, 0))
+            return str(self.clean(key))
         return f"object:{type(key).__qualname__}"
 
-    def number(self, value: int, path: str) -> str:
+    def number(self, value: int) -> str:
         # str() of a huge int is quadratic and refused above 4,300 digits; hexadecimal is neither.
-        return self.note(path, "beyond 64 bits", self.text(f"int:{value:#x}", path))
+        return self.note("beyond 64 bits", self.text(f"int:{value:#x}"))
 
-    def text(self, value: str, path: str) -> str:
+    def text(self, value: str) -> str:
         if "\0" in value:
-            self.note(path, "NUL", None)
+            self.note("NUL", None)
             value = value.replace("\0", "\u2400")
         if not value.isascii():
             try:
                 value.encode()
             except UnicodeEncodeError:
-                self.note(path, "lone surrogates", None)
+                self.note("lone surrogates", None)
                 value = value.encode(errors="replace").decode()
         if len(value) > MAX_TEXT:
             if self.redact is not None:
                 value = self.redact(value)
             whole = value.encode()
-            self.note(path, f"cut, {len(whole)} bytes, sha256 {digest(whole)}", None)
+            self.note(f"cut, {len(whole)} bytes, sha256 {digest(whole)}", None)
             value = value[:MAX_TEXT]
         return value
 
-    def other(self, value: Any, path: str, depth: int) -> Any:
+    def other(self, value: Any) -> Any:
         if isinstance(value, float):
             value = float.__float__(value)
             if value - value == 0.0:
                 return value
-            return self.note(path, "not finite", f"float:{float.__repr__(value)}")
+            return self.note("not finite", f"float:{float.__repr__(value)}")
         if isinstance(value, str):  # also string enumerations, whose str() is something else
-            return self.clean(str.__str__(value), path, depth)
+            return self.clean(str.__str__(value))
         if isinstance(value, int):
-            return self.clean(int.__int__(value), path, depth)
+            return self.clean(int.__int__(value))
         if isinstance(value, (bytes, bytearray)):
-            self.note(path, "bytes", None)
-            return self.text(bytes(value).decode("utf-8", "replace"), path)
+            self.note("bytes", None)
+            return self.text(bytes(value).decode("utf-8", "replace"))
         if isinstance(value, dict):
-            return self.clean(dict(dict.items(value)), path, depth)
-        if isinstance(value, (list, tuple, set, frozenset)):
-            ordered = list(iter(value)) if type(value) in (set, frozenset) else None
-            if ordered is not None:
-                items = [self.clean(item, path, depth + 1) for item in ordered[:MAX_NODES]]
-                return sorted(items, key=encode)
+            return self.clean(dict(dict.items(value)))
+        if isinstance(value, (list, tuple)):
             base = list if isinstance(value, list) else tuple
-            return self.clean([base.__getitem__(value, i) for i in range(base.__len__(value))], path, depth)
-        return self.note(path, "not a value", f"object:{type(value).__qualname__}")
+            return self.clean([base.__getitem__(value, i) for i in range(base.__len__(value))])
+        if type(value) in (set, frozenset):
+            ordered = self.clean(list(value))
+            return sorted(ordered, key=encode) if isinstance(ordered, list) else ordered
+        return self.note("not a value", f"object:{type(value).__qualname__}")
 
-    def note(self, path: str, what: str, value: Any) -> Any:
-        if len(self.altered) < 50:
-            key = path if path.isascii() and "\0" not in path else path.encode("ascii", "replace").decode()
-            key = key.replace("\0", "?")[:200]
-            self.altered[key] = f"{self.altered[key]}; {what}" if key in self.altered else what
+    def note(self, what: str, value: Any) -> Any:
+        if len(self.altered) < MAX_NOTES:
+            path = "".join(f"[{step}]" if type(step) is int else f".{step}" for step in self.place)
+            path = path.lstrip(".").replace("\0", "?").encode("ascii", "replace").decode()[:200]
+            self.altered[path] = f"{self.altered[path]}; {what}" if path in self.altered else what
         return value

@@ -311,7 +311,7 @@ def _json(value: Any) -> Raw:
 
 
 def _encoded(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _parsed(content: bytes) -> Any:
