@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import click
 
 from agent_shim import attributes, events
-from telemetry import settings
+from telemetry import cli, settings
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -41,9 +42,16 @@ never as zero. The end of a name is its unit: `_ns`, `_ms`, `_s`, `_bytes`."""
 
 SETTINGS = """\
 An option of a command goes over the variable, the variable over `config.toml` in the data folder, and that
-over the default. An empty variable counts as not set. `agent-telemetry doctor` shows what is in force.
+over the default. An empty variable counts as not set. `agent-telemetry doctor` shows the data folder and the
+journal that are used.
 
-Passwords and `OTEL_EXPORTER_OTLP_HEADERS` come from the environment alone and are written nowhere."""
+What is secret comes from the environment alone and is written nowhere: passwords, the headers in
+`OTEL_EXPORTER_OTLP_HEADERS`, and `AGENT_TELEMETRY_SINK_TOKEN`, the token that `agent-telemetry sink` asks of those
+who send to it; without a token it listens on the loopback interface alone."""
+
+MODULES = """\
+A module may import those of its own layer and of the layers below it, with a lower number. The list is the
+contract in `pyproject.toml`, and `make contracts` holds it."""
 
 COMMANDS = """\
 Each command as it explains itself with `-h`."""
@@ -105,10 +113,26 @@ def settings_page() -> str:
     return _page(lines)
 
 
+def modules_page() -> str:
+    """The layers of ``pyproject.toml``, from top to bottom, with the first words of each module."""
+    contracts = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    lines = [
+        *_head("Modules", "pyproject.toml and the modules", MODULES),
+        "",
+        "| layer | module | what it is |",
+    ]
+    lines.append("|---|---|---|")
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    for depth, layer in zip(range(len(layers), 0, -1), layers, strict=True):
+        for module in layer.split(" : "):
+            lines.append(f"| {depth} | `{module}` | {_cell(_first_paragraph(module))} |")
+    return _page(lines)
+
+
 def commands_page() -> str:
     """Every command with its own help."""
-    from telemetry import cli
-
     lines = _head("Commands", "telemetry/cli.py", COMMANDS)
     return _page([*lines, *_command(cli.main, "agent-telemetry", None)])
 
@@ -118,6 +142,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "attributes.md": attributes_page,
     "settings.md": settings_page,
     "commands.md": commands_page,
+    "modules.md": modules_page,
 }
 """File below ``docs/`` → what makes it."""
 
@@ -152,13 +177,21 @@ def _event(kind: ast.ClassDef) -> list[str]:
 
 
 def _command(command: click.Command, name: str, above: click.Context | None) -> Iterator[str]:
-    context = click.Context(command, info_name=name, parent=above, terminal_width=88, max_content_width=88)
+    width = {"terminal_width": 88, "max_content_width": 88}
+    context = click.Context(command, info_name=name, parent=above, **{**command.context_settings, **width})
     yield from ("", f"## `{context.command_path}`", "", "```text", command.get_help(context), "```")
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
             found = command.get_command(context, child)
             if found is not None and not found.hidden:
                 yield from _command(found, child, context)
+
+
+def _first_paragraph(module: str) -> str:
+    """The first paragraph of a module's docstring."""
+    path = FOLDER.parent.joinpath(*module.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return (ast.get_docstring(ast.parse(source.read_text())) or "").partition("\n\n")[0]
 
 
 # --- reading a module -----------------------------------------------------------------------------
