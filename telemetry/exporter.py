@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import requests
 from opentelemetry._logs import LogRecord
@@ -93,13 +93,6 @@ class BatchRefused(DeliveryError):
         """How many events or spans."""
 
 
-class _Official(Protocol):
-    """What the four official exporters have in common."""
-
-    def export(self, items: Sequence[Any], /) -> Any: ...
-    def shutdown(self) -> None: ...
-
-
 class _Batch(NamedTuple):
     items: list[Any]
     size_bytes: int
@@ -157,7 +150,7 @@ class Exporter:
     def close(self) -> None:
         """Close the connections."""
         for official in self._official.values():
-            official.shutdown()
+            official.exporter.shutdown()
 
     # --- sending -----------------------------------------------------------------------------------
 
@@ -186,10 +179,10 @@ class Exporter:
 
     def _export(self, signal: str, items: list[Any]) -> _Cause | None:
         with _heard() as reports:
-            result = self._official[signal].export(items)
+            result = self._official[signal].exporter.export(items)
         if result in (LogRecordExportResult.SUCCESS, SpanExportResult.SUCCESS):
             return None
-        return _cause(reports)
+        return self._official[signal].cause(reports)
 
     # --- what the official exporters take -------------------------------------------------------------
 
@@ -249,49 +242,74 @@ def _batches(items: Sequence[Item], size_bytes: Callable[[Item], int]) -> Iterat
 # --- the official exporters ------------------------------------------------------------------------
 
 
+class _Cause(NamedTuple):
+    """Why an export did not succeed."""
+
+    code: str | None
+    """HTTP status or name of the gRPC status; ``None`` when there was no answer."""
+    text: str
+
+
+class _Official(NamedTuple):
+    """One of the four official exporters, and how it is asked for the reason of a failure."""
+
+    exporter: Any
+    cause: Callable[[Sequence[logging.LogRecord]], _Cause]
+    """From what the exporter logged meanwhile."""
+
+
 def _official(signal: str, endpoint: Endpoint, timeout_s: float) -> _Official:
     if endpoint.protocol == "grpc":
-        return _grpc(signal, endpoint.url, timeout_s)
-    session = requests.Session()
-    session.hooks["response"].append(_refuse_redirect)
-    if signal == "logs":
-        return HttpLogs(endpoint.url, timeout=timeout_s, session=session)
-    return HttpSpans(endpoint.url, timeout=timeout_s, session=session)
+        return _Official(_grpc(signal, endpoint.url, timeout_s), _logged_cause)
+    session, make = _Session(), HttpLogs if signal == "logs" else HttpSpans
+    return _Official(make(endpoint.url, timeout=timeout_s, session=session), lambda _: session.cause)
 
 
-def _grpc(signal: str, url: str, timeout_s: float) -> _Official:
+class _Session(requests.Session):
+    """Remembers how the last request ended: the exporters log a reason only if they tried again."""
+
+    cause = _Cause(None, "nothing was sent")
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        """Refuses redirects too: the exporters do not follow them, and take them for success."""
+        try:
+            response = super().request(*args, **options)
+        except requests.RequestException as error:
+            self.cause = _Cause(None, str(error)[:_MAX_REASON])
+            raise
+        status = response.status_code
+        self.cause = _Cause(str(status), f"{status} {response.reason}")
+        if 300 <= status < 400:
+            where = response.headers.get("location")
+            self.cause = _Cause(str(status), f"redirected to {where} ({status})")
+            raise requests.HTTPError(self.cause.text)
+        return response
+
+
+def _grpc(signal: str, url: str, timeout_s: float) -> Any:
     # Imported here: it takes 0.3 s, and most endpoints speak HTTP.
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.grpc.exporter import InvalidCompressionValueException
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     try:
-        if signal == "logs":
-            return OTLPLogExporter(url, timeout=timeout_s)
-        return OTLPSpanExporter(url, timeout=timeout_s)
+        return (OTLPLogExporter if signal == "logs" else OTLPSpanExporter)(url, timeout=timeout_s)
     except InvalidCompressionValueException as error:
         raise SettingsError(str(error), hint="gRPC knows gzip; leave the variable away for none.") from error
 
 
-def _refuse_redirect(response: requests.Response, **_: object) -> None:
-    """The exporters do not follow a redirect, and take it for success."""
-    if 300 <= response.status_code < 400:
-        response.close()
-        raise requests.HTTPError(f"redirected to {response.headers.get('location')} ({response.status_code})")
-
-
-# --- why ------------------------------------------------------------------------------------------
-
-
-class _Cause(NamedTuple):
-    code: str | None
-    """HTTP status or name of the gRPC status; ``None`` when there was no answer."""
-    text: str
+def _logged_cause(reports: Sequence[logging.LogRecord]) -> _Cause:
+    """What the gRPC exporters said last, from the arguments of their log line."""
+    for report in reversed(reports):
+        match report.args:
+            case (_, _, status, details) if hasattr(status, "name"):  # signal, endpoint, status, details
+                return _Cause(status.name, f"{status.name} {details}"[:_MAX_REASON])
+    return _Cause(None, "no reason was given")
 
 
 @contextmanager
 def _heard() -> Iterator[list[logging.LogRecord]]:
-    """What the official exporters log on this thread meanwhile: the only way they give a reason.
+    """What the official exporters log on this thread meanwhile, kept from everyone else.
 
     Taken before their own filter, which hides a message that was logged within the last 20 s.
     """
@@ -312,24 +330,3 @@ def _heard() -> Iterator[list[logging.LogRecord]]:
     finally:
         for logger in loggers:
             logger.filters.remove(take)
-
-
-def _cause(reports: Sequence[logging.LogRecord]) -> _Cause:
-    """The last thing that is said of a cause, from the arguments of the exporters' log lines."""
-    for report in reversed(reports):
-        code: str | None
-        match report.args:
-            case (str(), int(status), why):  # HTTP, for good: signal, status, reason
-                code, text = str(status), f"{status} {why}"
-            case (str(), None, why):
-                code, text = None, str(why)
-            case (why, str(), float()):  # HTTP, to be tried again: reason, signal, seconds
-                code, text = None, str(why)
-            case (str(), str(), status, details):  # gRPC, for good: signal, endpoint, status, details
-                code = getattr(status, "name", None)
-                text = f"{code} {details}"
-            case _:
-                continue
-        return _Cause(code, text[:_MAX_REASON])
-    last = reports[-1].getMessage() if reports else "no reason was given"
-    return _Cause(None, last[:_MAX_REASON])

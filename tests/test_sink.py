@@ -160,6 +160,8 @@ def hashes(bodies: Sequence[bytes]) -> list[str]:
 
 VIEWS = ("event", "run", "producer", "llm_call", "llm_request", "tool_call", "usage", "quarantine")
 
+PACKED = gzip.compress(b"{}")
+
 both_encodings = pytest.mark.parametrize("kind", [PROTOBUF, JSON])
 
 
@@ -283,12 +285,13 @@ def test_content_encodings(
     ("encoding", "body", "status"),
     [
         ("br", b"x", 415),
-        ("gzip, gzip", gzip.compress(gzip.compress(b"")), 415),
+        ("gzip, gzip", PACKED, 415),
         ("gzip", b"no gzip", 400),
-        ("gzip", gzip.compress(b"{}")[:-4], 400),
-        ("gzip", gzip.compress(b"{}") * 2, 400),
-        ("deflate", gzip.compress(b"{}"), 400),
+        ("gzip", PACKED[:-4], 400),
+        ("gzip", PACKED * 2, 400),
+        ("deflate", PACKED, 400),
     ],
+    ids=["unknown", "two layers", "no gzip", "cut", "two members", "another"],
 )
 def test_a_body_that_cannot_be_inflated_is_refused(
     shared: RunningSink, kind: str, encoding: str, body: bytes, status: int
