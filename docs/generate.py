@@ -46,8 +46,8 @@ over the default. An empty variable counts as not set. `agent-telemetry doctor` 
 journal that are used.
 
 What is secret comes from the environment alone and is written nowhere: passwords, the headers in
-`OTEL_EXPORTER_OTLP_HEADERS`, and `AGENT_TELEMETRY_SINK_TOKEN`, the token that `agent-telemetry sink` asks of those
-who send to it; without a token it listens on the loopback interface alone."""
+`OTEL_EXPORTER_OTLP_HEADERS`, and `AGENT_TELEMETRY_SINK_TOKEN`, the token that `agent-telemetry sink` asks of
+those who send to it; without a token it listens on the loopback interface alone."""
 
 MODULES = """\
 A module may import those of its own layer and of the layers below it, with a lower number. The list is the
