@@ -144,14 +144,14 @@ class Deliverer:
         exports = bool(destination.logs or destination.traces)
         if exports and self._exports:
             self._exports.take(run, destination)
+        if self._seal(run):
+            run.refresh()
         progress = self._to_journal(run, destination.journal)
-        progress |= self._seal(run)
         if not run.producers or run.unsealed() or not run.is_delivered(JOURNAL):
             return progress
         if exports and not self._is_exported(run):
             return progress
-        self._retire(run)
-        return True
+        return self._retire(run) or progress
 
     def _to_journal(self, run: Run, place: str) -> bool:
         batches = {p: p.batch(p.position(JOURNAL)) for p in run.producers.values()}
@@ -171,16 +171,14 @@ class Deliverer:
         return True
 
     def _seal(self, run: Run) -> bool:
+        """Seal the producers that are gone without a word; whether there were any."""
         own = self._seals[run.run].producer if run.run in self._seals else None
         others = [producer for producer in run.unsealed() if producer.producer != own]
-        if own and not others:
+        deaths = {producer.producer: producer.death() for producer in others}
+        written = {name for name, death in deaths.items() if death and self._seal_of(run.run).append(death)}
+        if run.run in self._seals and written == deaths.keys():
             self._seals[run.run].seal()  # nothing is left to be sealed, so this one is done too
-        written = False
-        for producer in others:
-            death = producer.death()
-            if death is not None:
-                written |= bool(self._seal_of(run.run).append(death))
-        return written
+        return bool(written)
 
     def _seal_of(self, run: str) -> spool.Spool:
         if run not in self._seals:
@@ -193,14 +191,15 @@ class Deliverer:
     def _is_exported(self, run: Run) -> bool:
         return self._exports is not None and run.is_delivered(OTLP) and self._exports.is_over(run.run)
 
-    def _retire(self, run: Run) -> None:
+    def _retire(self, run: Run) -> bool:
         if run.is_opening():
-            return
+            return False
         run.retire()
         self._runs.pop(run.run, None)
         self._seals.pop(run.run, None)
         if self._exports:
             self._exports.drop(run.run)
+        return True
 
     def _exporter(self, destination: places.Destination) -> Exporter:
         from telemetry.exporter import Exporter
@@ -249,6 +248,8 @@ class Deliverer:
         for seal in self._seals.values():
             seal.seal()
         self._journals.close()
+        if self._exports:
+            self._exports.close()
 
 
 def deliver(

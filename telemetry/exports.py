@@ -29,6 +29,7 @@ OTLP = "otlp"
 POLL_S = 0.5
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
+_CLOSING_S = 2.0
 
 
 class Export:
@@ -120,6 +121,7 @@ class ExportThread(threading.Thread):
         self._pauses: dict[Destination, float] = {}
         self._again_at: dict[Destination, float] = {}
         self._finishing: set[str] = set()
+        self._over = threading.Event()
 
     def take(self, run: Run, destination: Destination) -> None:
         """From now on send this run."""
@@ -136,12 +138,18 @@ class ExportThread(threading.Thread):
         self._finishing.discard(run)
         self._exports = {name: export for name, export in self._exports.items() if name != run}
 
+    def close(self) -> None:
+        """Stop after what is underway, if that does not take long; it is sent again by the next one."""
+        self._over.set()
+        self.join(_CLOSING_S)
+
     def run(self) -> None:
-        while True:
+        while not self._over.wait(POLL_S):
             for export in list(self._exports.values()):
                 if time.monotonic() >= self._again_at.get(export.destination, 0.0):
                     self._send(export)
-            time.sleep(POLL_S)
+        for exporter in self._exporters.values():
+            exporter.close()
 
     def _send(self, export: Export) -> None:
         destination = export.destination

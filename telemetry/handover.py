@@ -82,7 +82,7 @@ def lock(home: Path) -> int | None:
 
     Raises `OSError` when the folder cannot be used.
     """
-    home.mkdir(mode=places.PRIVATE, parents=True, exist_ok=True)
+    places.make(home)
     fd = os.open(home / "deliverer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -36,6 +36,12 @@ class Destination(NamedTuple):
     traces: Endpoint | None = None
 
 
+def make(home: Path) -> None:
+    """Make the data folder, for this account alone. Raises `OSError`."""
+    for folder in (home, home / "spool", home / "positions", home / "delivered"):
+        folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+
+
 def spool_folder(home: Path) -> Path:
     return home / "spool"
 

@@ -123,6 +123,7 @@ class Recording:
         """Say what is about to run. From here on events exist, or it is known that they cannot."""
         settings = self._settings
         try:
+            places.make(settings.home)
             places.write_destination(settings.home, self.run_id, places.destination_of(settings))
             self._begin = self._spool.append(self._started())
         except OSError as error:
