@@ -14,7 +14,7 @@ from . import rows
 from .producers import Producer
 from .rollup import Rollup, Share
 from .rows import CALL, REQUEST, Row, at, mapping, number, seconds, text
-from .usage import NOTHING, Usage, kept_by_agent, reported
+from .usage import NOTHING, Usage, kept_by_agent, none_due, reported
 
 Key = tuple[int, str, int]
 """Time, producer and sequence number: the order of events across producers."""
@@ -65,13 +65,13 @@ class Pair:
 class Call(Pair):
     """An LLM call, or a turn of the agent."""
 
-    __slots__ = ("api_ns", "creates", "missing", "parent", "share", "tool_calls", "usage")
+    __slots__ = ("api_ns", "method", "missing", "parent", "share", "tool_calls", "usage")
 
     def __init__(self, identity: str, row: Row) -> None:
         super().__init__(identity, row)
         self.parent: str | None = None
-        self.creates = False
-        """Whether it makes a response; a fetch of one does not."""
+        self.method: str | None = None
+        """A POST makes a response, a GET fetches one."""
         self.usage: dict[str, Any] = {}
         self.missing: str | None = None
         self.api_ns: int | None = None
@@ -120,7 +120,7 @@ class Calls:
         data = event["data"]
         call.begin(key, event)
         call.row["started_at"] = at(key[0])
-        call.creates = data.get("method") == "POST"
+        call.method = text(data.get("method"))
         rows.call_started(call.row, data)
         call.parent = text(event.get("parent"))
         if call.parent:
@@ -194,7 +194,12 @@ class Calls:
     def _turn(self, identity: str) -> Call:
         turn = self._turns.get(identity)
         if turn is None:
-            row = CALL | {"run_id": self._run_id, "call_id": identity, "turn_id": identity}
+            row = CALL | {
+                "run_id": self._run_id,
+                "call_id": identity,
+                "turn_id": identity,
+                "source": "agent",
+            }
             turn = self._turns[identity] = Call(identity, row)
             for call in self._inside.get(identity, ()):
                 self._changed_calls[call.id] = call
@@ -320,6 +325,9 @@ class Calls:
         usage = self._reported(call)
         if usage.known:
             return "reported", "; ".join(filter(None, (call.missing, usage.reason))) or None, usage
+        due = none_due(call.method, call.row["surface"], call.row["http_status"]) if call.ended else None
+        if due and not call.usage:
+            return "none", due, NOTHING
         reason = call.missing or usage.reason or _unended(call.row) or "no usage in the response"
         return "unknown", reason, NOTHING
 
@@ -342,7 +350,9 @@ class Calls:
         if len(same) < 2:
             return None
         first = min(same, key=lambda other: (not self._reported(other).known, other.key))
-        if first is call or (call.creates and first.creates and call.usage and call.usage != first.usage):
+        if first is call or (
+            call.method == first.method == "POST" and call.usage and call.usage != first.usage
+        ):
             return None
         return first
 
@@ -353,7 +363,7 @@ class Calls:
         row["cache_write_tokens"], row["output_tokens"] = usage.cache_write, usage.output
         row["reasoning_tokens"] = usage.reasoning
         share = None
-        if source != "repeated":
+        if source not in ("repeated", "none"):
             day = at(call.key[0])[:10]
             model = row["model"] or row["model_requested"] or "unknown"
             key = (day, row["provider"] or "unknown", model, row["tier"] or "unknown", source, reason or "")

@@ -24,12 +24,14 @@ from sqlalchemy import Connection, Engine, Row, Select, delete, exists, insert, 
 from telemetry.database import reachable, writing
 from telemetry.estimates import Estimate, estimate_input
 from telemetry.pricing import Billed, PriceBook, Priced, Unpriced
-from telemetry.tables import CallRow, CostRow, EventRow, RunRow
+from telemetry.tables import CallRow, CostRow, EventRow, RunRow, UsageRow
 
-RUN, CALL, COST, EVENT = (
-    row.metadata.tables[row.__tablename__] for row in (RunRow, CallRow, CostRow, EventRow)
+RUN, CALL, COST, EVENT, USAGE = (
+    row.metadata.tables[row.__tablename__] for row in (RunRow, CallRow, CostRow, EventRow, UsageRow)
 )
 
+UNCOUNTED = ("repeated", "none")
+"""Sources of usage that stand for no use of their own, and are in no total."""
 UNKNOWN = "unknown"
 ESTIMATED = "estimated"
 INPUT_ONLY = "estimated from the input alone"
@@ -85,11 +87,12 @@ def _pending(book: PriceBook) -> Select[Any]:
     priced = exists().where(
         COST.c.run_id == RUN.c.run_id, COST.c.book == book.name, COST.c.run_events == RUN.c.events
     )
-    return select(RUN.c.run_id, RUN.c.events).where(RUN.c.calls > 0, ~priced)
+    used = exists().where(USAGE.c.run_id == RUN.c.run_id, USAGE.c.calls > 0)
+    return select(RUN.c.run_id, RUN.c.events).where(used, ~priced)
 
 
 def _calls(run_id: str) -> Select[Any]:
-    return select(CALL).where(CALL.c.run_id == run_id, CALL.c.usage_source != "repeated")
+    return select(CALL).where(CALL.c.run_id == run_id, CALL.c.usage_source.not_in(UNCOUNTED))
 
 
 # --- one call ------------------------------------------------------------------------------------

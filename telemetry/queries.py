@@ -162,7 +162,7 @@ def _of_run(connection: Connection, table: Any, run: Row[Any], *order: str) -> S
 
 
 def _view(connection: Connection, book: PriceBook, call: Row[Any], requests: Sequence[Row[Any]]) -> CallView:
-    counted = call.usage_source != "repeated"
+    counted = call.usage_source not in costs.UNCOUNTED
     return CallView(call, requests, costs.assess(connection, book, call) if counted else None)
 
 

@@ -188,10 +188,11 @@ class CallRow(SQLModel, table=True):
     unanswered: str | None = None
     turn_id: str | None = None
     usage_source: str | None = None
-    """``reported`` (in the response), ``agent`` (kept by the agent), ``estimated``, ``unknown``, or
-    ``repeated``: the response was already counted under another call (polling)."""
+    """``reported`` (in the response), ``agent`` (kept by the agent), ``estimated``, ``unknown``,
+    ``repeated`` (the response was already counted under another call: polling), or ``none``: a call that
+    can use no tokens. The last two are in no total."""
     usage_reason: str | None = None
-    """Why the usage is unknown, or may not be all of it."""
+    """Why the usage is unknown, may not be all of it, or is in no total."""
     usage: str | None = None
     """Usage exactly as reported."""
     input_tokens: int | None = Field(default=None, sa_type=BigInteger)

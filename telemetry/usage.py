@@ -61,6 +61,28 @@ class Usage(NamedTuple):
 
 NOTHING = Usage(None, None, None, None, None, None)
 
+_TOKENLESS = (
+    "containers", "conversations", "files", "models", "moderations", "responses.input_tokens", "uploads",
+    "vector_stores",
+)  # fmt: skip
+"""Surfaces on which nothing is billed by tokens (OpenAI, API reference and pricing page)."""
+
+
+def none_due(method: str | None, surface: str | None, http_status: int | None) -> str | None:
+    """Why a call that reported no usage used no tokens; ``None`` where it may have used some.
+
+    A request that only reads creates nothing, and one that the API refuses (4xx) is refused before
+    anything is generated. After a 5xx, a timeout or a broken connection the answer may have been made and
+    billed, so that these stay unknown.
+    """
+    if method in ("GET", "DELETE", "HEAD"):
+        return f"{method} generates nothing"
+    if (surface or "").startswith(_TOKENLESS):
+        return f"{surface} is not billed by tokens"
+    if http_status is not None and 400 <= http_status < 500 and http_status != 408:
+        return f"refused with status {http_status}"
+    return None
+
 
 def reported(raw: dict[str, Any], provider: str | None = None) -> Usage:
     """The usage in a response of `provider`."""
