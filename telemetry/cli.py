@@ -319,7 +319,7 @@ def rebuild(journal: str | None) -> None:
         read.journal.rebuild()
         forget(read.journal.engine)
         priced = price_pending(read.journal.engine, read.book)
-    click.echo(f"Rebuilt; {priced} runs priced with {read.book.name}.", err=True)
+    click.echo(f"Rebuilt; {priced} run{'' if priced == 1 else 's'} priced with {read.book.name}.", err=True)
 
 
 @main.command()

@@ -117,9 +117,9 @@ def usage(given: int, output: int, cached: int = 0, reasoning: int = 0) -> dict[
     }
 
 
-def filled(path: Path, *runs: Told) -> Journal:
+def filled(place: str | Path, *runs: Told) -> Journal:
     """A journal that holds these runs."""
-    journal = Journal.open(path)
+    journal = Journal.open(place)
     for run in runs:
         journal.ingest(run.bodies, "test")
     return journal

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
-from telemetry.costs import price_pending, price_run
+from telemetry.costs import forget, price_pending, price_run
 from telemetry.estimates import vocabulary
 from telemetry.filters import COST, USAGE
 from telemetry.journal import Journal
 from telemetry.pricing import PriceBook
 from tests.journals import NOON_NS, SECOND, Told, filled, usage
+
+pytest_plugins = ("tests.backends",)
 
 BOOK = PriceBook()
 DEARER = PriceBook({"price": [{"model": "gpt-5", "input": 100, "output": 1000}]})
@@ -27,12 +29,12 @@ def costs(journal: Journal, *columns: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in rows]
 
 
-def test_each_call_is_priced_and_calls_with_the_same_key_are_summed(tmp_path: Path) -> None:
+def test_each_call_is_priced_and_calls_with_the_same_key_are_summed(place: str) -> None:
     run = Told(1).start()
     for _ in range(2):
         run.call(usage=usage(1000, 100, cached=200))
     run.call(model="gpt-99", usage=usage(10, 10))
-    with filled(tmp_path / "journal.db", run.finish()) as journal:
+    with filled(place, run.finish()) as journal:
         assert price_pending(journal.engine, BOOK) == 1
         assert costs(journal, "model", "calls", "currency", "amount", "unpriced_reason", "book") == [
             ("gpt-5", 2, "USD", 0.00405, "", BOOK.name),
@@ -40,12 +42,12 @@ def test_each_call_is_priced_and_calls_with_the_same_key_are_summed(tmp_path: Pa
         ]
 
 
-def test_a_cost_row_has_the_key_of_its_usage_row(tmp_path: Path) -> None:
+def test_a_cost_row_has_the_key_of_its_usage_row(place: str) -> None:
     run = Told(1).start()
     run.call(usage=usage(1, 1))
     run.call(ended="failed", http_status=500, usage_missing="the request failed with status 500")
     run.call(usage={"prompt_tokens": 5})
-    with filled(tmp_path / "journal.db", run.finish()) as journal:
+    with filled(place, run.finish()) as journal:
         price_pending(journal.engine, BOOK)
         with journal.engine.connect() as connection:
             used = connection.execute(select(*(USAGE.c[name] for name in KEY))).all()
@@ -53,10 +55,10 @@ def test_a_cost_row_has_the_key_of_its_usage_row(tmp_path: Path) -> None:
         assert len(used) == 3
 
 
-def test_a_run_is_pending_again_after_one_event_more_or_with_another_book(tmp_path: Path) -> None:
+def test_a_run_is_pending_again_after_one_event_more_or_with_another_book(place: str) -> None:
     run = Told(1).start()
     run.call(usage=usage(1_000_000, 0))
-    with filled(tmp_path / "journal.db", run) as journal:
+    with filled(place, run) as journal:
         assert [price_pending(journal.engine, BOOK) for _ in range(2)] == [1, 0]
         run.call(usage=usage(1_000_000, 0))
         journal.ingest(run.bodies, "test")
@@ -66,47 +68,47 @@ def test_a_run_is_pending_again_after_one_event_more_or_with_another_book(tmp_pa
         assert costs(journal, "calls", "amount", "book") == [(2, 200.0, DEARER.name)]
 
 
-def test_a_run_that_grew_while_it_was_priced_stays_pending(tmp_path: Path) -> None:
+def test_a_run_that_grew_while_it_was_priced_stays_pending(place: str) -> None:
     run = Told(1).start()
     run.call(usage=usage(1, 1))
-    with filled(tmp_path / "journal.db", run) as journal:
+    with filled(place, run) as journal:
         assert price_run(journal.engine, BOOK, run.run, events=len(run.bodies) - 1) is False
         assert costs(journal, "calls") == []
         assert price_run(journal.engine, BOOK, run.run, events=len(run.bodies)) is True
 
 
-def test_runs_without_calls_are_never_pending(tmp_path: Path) -> None:
+def test_runs_without_calls_are_never_pending(place: str) -> None:
     silent = Told(1).start().finish()
     unseen = Told(2, NOON_NS + SECOND).start(capture="none", capture_reason="no hook for codex").finish()
-    with filled(tmp_path / "journal.db", silent, unseen) as journal:
+    with filled(place, silent, unseen) as journal:
         assert price_pending(journal.engine, BOOK) == 0
 
 
-def test_a_response_that_is_polled_is_paid_once(tmp_path: Path) -> None:
+def test_a_response_that_is_polled_is_paid_once(place: str) -> None:
     run = Told(1).start()
     run.call(usage=usage(1_000_000, 0), response_id="resp_1")
     run.call(usage=usage(1_000_000, 0), response_id="resp_1", started={"method": "GET"})
-    with filled(tmp_path / "journal.db", run.finish()) as journal:
+    with filled(place, run.finish()) as journal:
         price_pending(journal.engine, BOOK)
         assert costs(journal, "calls", "amount") == [(1, 1.25)]
 
 
-def test_a_price_for_part_of_the_usage_carries_its_reason(tmp_path: Path) -> None:
+def test_a_price_for_part_of_the_usage_carries_its_reason(place: str) -> None:
     run = Told(1).start()
     run.call(usage={"prompt_tokens": 1_000_000, "prompt_tokens_details": {"cached_tokens": 0}})
-    with filled(tmp_path / "journal.db", run.finish()) as journal:
+    with filled(place, run.finish()) as journal:
         price_pending(journal.engine, BOOK)
         assert costs(journal, "amount", "reason", "unpriced_reason") == [
             (1.25, "output tokens not reported", "output tokens unknown")
         ]
 
 
-def test_audio_and_hours_in_the_raw_usage_reach_the_price(tmp_path: Path) -> None:
+def test_audio_and_hours_in_the_raw_usage_reach_the_price(place: str) -> None:
     audio = usage(10, 10)
     audio["completion_tokens_details"]["audio_tokens"] = 5
     run = Told(1).start()
     run.call(usage=audio)
-    with filled(tmp_path / "journal.db", run.finish()) as journal:
+    with filled(place, run.finish()) as journal:
         price_pending(journal.engine, BOOK)
         assert costs(journal, "amount", "unpriced_reason") == [
             (None, "no rate for audio tokens of openai/gpt-5")
@@ -136,10 +138,19 @@ def test_a_call_that_lost_its_usage_is_priced_by_its_kept_input_as_a_lower_bound
 
 
 @pytest.mark.skipif(vocabulary("o200k_base", os.environ) is None, reason="needs tiktoken's vocabulary")
-def test_a_call_that_was_refused_is_not_estimated(tmp_path: Path) -> None:
-    """Nobody is billed for it."""
-    refused = {"http_status": 400, "ended": "failed", "usage_missing": "the request failed with status 400"}
-    assert estimated(tmp_path, **refused) == [("unknown", None, refused["usage_missing"], "usage unknown")]
+@pytest.mark.parametrize("status", [500, None])
+def test_a_call_that_the_api_did_not_accept_is_not_estimated(tmp_path: Path, status: int | None) -> None:
+    """Nobody knows whether it was billed."""
+    broken = {"http_status": status, "ended": "failed", "usage_missing": "no response"}
+    assert estimated(tmp_path, **broken) == [("unknown", None, "no response", "usage unknown")]
+
+
+def test_a_call_that_was_refused_costs_nothing(place: str) -> None:
+    run = Told(1).start()
+    run.call(http_status=400, ended="failed", usage_missing="the request failed with status 400")
+    with filled(place, run.finish()) as journal:
+        assert price_pending(journal.engine, BOOK) == 0
+        assert costs(journal, "calls") == []
 
 
 def test_without_kept_content_or_vocabulary_the_usage_stays_unknown(
@@ -151,12 +162,11 @@ def test_without_kept_content_or_vocabulary_the_usage_stays_unknown(
     assert estimated(tmp_path / "no vocabulary") == unknown
 
 
-def test_a_rebuilt_journal_is_priced_anew(tmp_path: Path) -> None:
+def test_a_rebuilt_journal_is_priced_anew(place: str) -> None:
     """Costs of other rows than these would be found under the same number of events."""
     run = Told(1).start()
     run.call(usage=usage(1, 1))
-    with filled(tmp_path / "journal.db", run.finish()) as journal:
+    with filled(place, run.finish()) as journal:
         price_pending(journal.engine, BOOK)
-        with journal.engine.begin() as connection:
-            connection.execute(delete(COST))
+        forget(journal.engine)
         assert price_pending(journal.engine, BOOK) == 1
