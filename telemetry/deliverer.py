@@ -41,6 +41,8 @@ POLL_S = 0.25
 """Half of it is the mean time from an event to the journal."""
 _BUSY_S = 0.05
 """While there is something to do: small enough for the end of a run, which takes three looks."""
+_PROBED_S = 0.2
+"""Whoever asks whether there is a deliverer holds the lock for a moment; that is no deliverer."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
 PATIENCE_S = 120.0
@@ -111,7 +113,7 @@ class Deliverer:
         self._journals = Journals(settings)
         self._runs: dict[str, Run] = {}
         self._seals: dict[str, spool.Spool] = {}
-        self._exports = ExportThread(self._exporter, say) if exports else None
+        self._exports = ExportThread(self._exporter, self._tell) if exports else None
         if self._exports:
             self._exports.start()
         self.events = 0
@@ -131,11 +133,14 @@ class Deliverer:
                 self._note(name, error)
         return progress
 
+    def _tell(self, line: str) -> None:
+        self._say(self._redact(line))
+
     def _note(self, name: str, error: Exception) -> None:
         known = isinstance(error, (AgentTelemetryError, OSError))
         why = self._redact(str(error) if known else f"{type(error).__name__}: {error}")
         if self.waiting.get(name) != why:
-            self._say(f"run {name}: {why}")
+            self._tell(f"run {name}: {why}")
         self.waiting[name] = why
 
     def _deliver(self, run: Run) -> bool:
@@ -312,7 +317,7 @@ def main() -> int:
         settings = Settings.load(os.environ)
         os.chdir("/")  # no worktree is held
         while True:
-            held = handover.lock(settings.home)
+            held = handover.lock(settings.home, patience_s=_PROBED_S)
             if held is None:
                 return 0
             given_up = _hold(settings)

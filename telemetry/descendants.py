@@ -26,6 +26,8 @@ PR_GET_CHILD_SUBREAPER = 37
 TERM_GRACE_S = 0.5
 _KILL_LIMIT_S = 1.0
 _COMMAND_LIMIT = 200
+_LISTED = 100
+"""More than that is a flood; all of it is ended, the first ones are named."""
 DELIVERER = "telemetry.deliverer"
 
 
@@ -111,7 +113,7 @@ def end(
                 _signal(process.pid, signal.SIGKILL)
         reap(without)
         if not living or late > grace_s + _KILL_LIMIT_S:
-            return list(ended.values())
+            return list(ended.values())[:_LISTED]
         time.sleep(0.01)
 
 

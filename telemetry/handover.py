@@ -13,6 +13,7 @@ import fcntl
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from telemetry import places
 from telemetry.settings import Settings
 from telemetry.spooled import Run
 
+_POLL_S = 0.02
 DELIVERER = "telemetry.deliverer"
 _LOG_LIMIT_BYTES = 1024 * 1024
 _PASSED_ON = re.compile(
@@ -35,8 +37,10 @@ _started: set[int] = set()
 
 
 def start(settings: Settings, environ: Mapping[str, str]) -> int | None:
-    """Start a deliverer for this data folder, detached; its pid, or ``None`` when it cannot be started."""
+    """Start a deliverer for this data folder, detached, unless there is one; its pid if it was started."""
     _see_ends()
+    if is_running(settings.home):
+        return None  # before it leaves, it looks once more for what came meanwhile
     handed = {name: value for name, value in environ.items() if _PASSED_ON.fullmatch(name)}
     handed |= {"AGENT_TELEMETRY_HOME": str(settings.home), "AGENT_TELEMETRY_JOURNAL": settings.journal}
     try:
@@ -77,19 +81,23 @@ def _log(home: Path) -> str:
     return str(log)
 
 
-def lock(home: Path) -> int | None:
+def lock(home: Path, patience_s: float = 0.0) -> int | None:
     """Become the one deliverer of this data folder: a descriptor to hold, or ``None`` if there is one.
 
     Raises `OSError` when the folder cannot be used.
     """
     places.make(home)
     fd = os.open(home / "deliverer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd
-    except BlockingIOError:
-        os.close(fd)
-        return None
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(fd)
+                return None
+            time.sleep(_POLL_S)
 
 
 def is_running(home: Path) -> bool:

@@ -109,6 +109,11 @@ class Streams:
         """The agent's descriptors: what it gets for standard output and error."""
         return dict(self._ends)
 
+    def abandon(self) -> None:
+        """There is no agent: give everything up."""
+        for fd in (*self._ends.values(), *self._sources.values()):
+            os.close(fd)
+
     def begin(self) -> None:
         """The agent holds its ends now: give ours up and pass on what comes."""
         for fd, end in self._ends.items():

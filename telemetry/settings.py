@@ -209,6 +209,9 @@ SETTINGS: tuple[Setting, ...] = (
 """Every setting, in the order of the documentation."""
 
 
+_DISABLED = next(setting for setting in SETTINGS if setting.name == "disabled")
+
+
 class Endpoint(NamedTuple):
     """Where one OTLP signal goes."""
 
@@ -280,6 +283,14 @@ class Settings(NamedTuple):
         if protocol == "grpc":
             return Endpoint(self.otlp_endpoint, protocol)
         return Endpoint(f"{self.otlp_endpoint.rstrip('/')}/v1/{signal}", protocol)
+
+
+def is_disabled(environ: Mapping[str, str]) -> bool:
+    """Whether nothing is to be recorded; to be asked first: it holds with settings that cannot be used.
+
+    Raises `SettingsError` when the variable is neither on nor off.
+    """
+    return bool(_value(_DISABLED, environ, {}, {}, {}))
 
 
 def without_password(url: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from agent_shim.errors import SettingsError
 from telemetry import child
 from telemetry.command import STAND_IN, parse_python
-from telemetry.settings import Settings
+from telemetry.settings import Settings, is_disabled
 
 AGENT_MODULES = ("trae_agent", "codex_agent", "openhands")
 """Packages whose ``-m`` is a run of an agent."""
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Stand in for the interpreter; the exit code, where this process did not become another."""
     words = tuple(sys.argv[1:] if arguments is None else arguments)
     environ = dict(os.environ)
-    settings, python, wrong = _interpreter(environ)
+    settings, wrong = _settings(environ)
+    python = _checked(settings.python if settings else environ.get(_VARIABLE))
     if isinstance(python, child.Failure):
         return _refuse(python)
     command = (python, *words)
@@ -48,15 +49,16 @@ def is_agent(words: Sequence[str]) -> bool:
     return rest[:1] == ("-m",) and "".join(rest[1:2]).partition(".")[0] in AGENT_MODULES
 
 
-def _interpreter(environ: Mapping[str, str]) -> tuple[Settings | None, str | child.Failure, str | None]:
-    """The settings, the interpreter to run, and what is wrong with settings that cannot be used."""
-    settings, wrong = None, None
+def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, str | None]:
+    """The settings, or what is wrong with them; that is of no interest when nothing is to be recorded."""
     try:
-        settings = Settings.load(environ)
+        return Settings.load(environ), None
     except SettingsError as error:
         wrong = str(error)
-    python = settings.python if settings else environ.get(_VARIABLE)
-    return settings, _checked(python), wrong
+    try:
+        return None, None if is_disabled(environ) else wrong
+    except SettingsError:
+        return None, wrong
 
 
 def _checked(python: str | None) -> str | child.Failure:

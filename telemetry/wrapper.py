@@ -72,6 +72,7 @@ def run(request: RunRequest) -> int:
     """
     if request.settings.disabled:
         return plainly(request)
+    _fill_standard_streams()
     try:
         recording = Recording(request)
         recording.begin()
@@ -79,6 +80,14 @@ def run(request: RunRequest) -> int:
         say(f"not recorded: {type(error).__name__}: {error}")
         return plainly(request)
     return recording.execute()
+
+
+def _fill_standard_streams() -> None:
+    """Where one is closed, nothing that is opened later may take its place: not our spool file."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
 
 
 def plainly(request: RunRequest) -> int:
@@ -165,6 +174,8 @@ class Recording:
             own_group = not os.isatty(0)  # else it shares ours: only the foreground may read a terminal
             started = self._start(streams, own_group)
             if isinstance(started, child.Failure):
+                if streams:
+                    streams.abandon()
                 finished = _not_started(started)
                 return self._finish(finished, started.exit_code, signals)
             return self._watch(started, signals, streams, own_group, before)
@@ -297,8 +308,7 @@ class Recording:
         """Wait, for a while, until every event of the run is in the journal."""
         until = time.monotonic() + DELIVERY_S
         home, seen = self._settings.home, Run(self._settings.home, self.run_id)
-        if not handover.is_running(home):
-            handover.start(self._settings, self._environ)
+        handover.start(self._settings, self._environ)  # the first one may have had to give up
         while time.monotonic() < until and not handover.is_complete(home, seen):
             if signals.ending_at is not None:
                 until = min(until, signals.ending_at + HURRY_S)
@@ -306,9 +316,6 @@ class Recording:
 
     def _summary(self, finished: ProcessFinished, lost: Mapping[str, int]) -> str:
         home, journal = self._settings.home, without_password(self._settings.journal)
-        code = "" if finished.exit_code is None else f" {finished.exit_code}"
-        if finished.outcome == "spawn_failed":
-            code = f": {finished.error_type}: {finished.error_message}"
         waiting = handover.undelivered(home, self.run_id)
         if not waiting:
             where = f"its events are in {journal}"
@@ -316,7 +323,7 @@ class Recording:
             where = f"its events wait in {self._spool.folder}, not yet in {journal}"
         else:
             where = f"its events are in {journal}, those of {len(waiting)} of its processes not yet"
-        line = f"run {self.run_id[-8:]} {finished.outcome}{code}; {where}"
+        line = f"run {self.run_id[-8:]} {_in_short(finished)}; {where}"
         return self._redact(f"{line}; lost: {_losses(lost)}" if lost else line)
 
 
@@ -343,6 +350,14 @@ def _not_started(failure: child.Failure) -> ProcessFinished:
         error_message=failure.message,
         error_phase=failure.phase,
     )
+
+
+def _in_short(finished: ProcessFinished) -> str:
+    if finished.outcome == "spawn_failed":
+        return f"was not started: {finished.error_type}: {finished.error_message}"
+    if finished.outcome == "exited":
+        return f"exited {finished.exit_code}"
+    return f"{finished.outcome}: {finished.error_message}"
 
 
 def _losses(lost: Mapping[str, int]) -> str:

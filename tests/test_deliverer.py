@@ -27,9 +27,12 @@ from telemetry.journal import Journal
 from telemetry.places import Destination
 from telemetry.settings import Endpoint, Settings
 from telemetry.spooled import Producer, Run
+from tests.backends import Postgres, postgres
 from tests.generations import ROOT
 from tests.test_exporter import Peer
 from tests.wrapped import Wrap, eventually
+
+__all__ = ["postgres"]
 
 EVENT = CaptureFailed(where="here", error_type="none")
 
@@ -449,6 +452,27 @@ def test_it_gives_up_after_its_patience_and_leaves_everything(settings: Settings
     assert deliverer.left() == {writer.run}
     assert places.run_folder(settings.home, writer.run).exists()
     assert len([line for line in said if writer.run in line]) == 1
+
+
+def test_a_password_comes_from_the_environment_and_is_never_on_disk(
+    settings: Settings, postgres: Postgres
+) -> None:
+    """The server here takes any password; what counts is where it is written."""
+    url = postgres.create()
+    secret = settings._replace(
+        journal=url.replace("://", "://postgres:s3cret-word@", 1) if "@" not in url else url
+    )
+    writer = Writer(settings.home).write()
+    places.write_destination(settings.home, writer.run, places.destination_of(secret))
+    writer.die()
+    handover.start(secret, os.environ)
+    eventually(lambda: delivered(settings, writer.run).exists())
+    eventually(lambda: not handover.is_running(settings.home))
+    assert_same(secret, writer.run)
+    assert not [
+        path for path in settings.home.rglob("*") if path.is_file() and b"s3cret-word" in path.read_bytes()
+    ]
+    postgres.drop(url)
 
 
 # --- an OpenTelemetry endpoint ---------------------------------------------------------------------

@@ -95,9 +95,18 @@ def test_the_trajectory_option_has_two_forms_and_may_be_relative(
 
 @pytest.mark.parametrize(
     "prompt",
-    ["", "{", "[]", "{}", '{"commits": []}', '{"commits": {"human": null}}', '{"commits": {"human": "not a sha"}}', "[" * 100_000],
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"commits": []}',
+        '{"commits": {"human": null}}',
+        '{"commits": {"human": "not a sha"}}',
+        "[" * 100_000,
+    ],
     ids=range(8),
-)  # fmt: skip
+)
 def test_a_prompt_file_of_another_form_is_passed_over(
     identity: Callable[..., Identity], worktree: Worktree, tmp_path: Path, prompt: str
 ) -> None:

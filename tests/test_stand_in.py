@@ -118,6 +118,12 @@ def test_switched_off_it_is_the_interpreter(stand_in: Call) -> None:
     assert done.stderr == b""
 
 
+def test_switched_off_nothing_else_is_asked_of_the_settings(stand_in: Call) -> None:
+    done = stand_in("-m", "trae_agent.cli", AGENT_TELEMETRY_DISABLED="1", AGENT_TELEMETRY_HOME="relative")
+    assert json.loads(done.stdout)["run"] is None
+    assert done.stderr == b""
+
+
 def test_settings_that_cannot_be_used_keep_no_agent_from_running(stand_in: Call) -> None:
     done = stand_in("-m", "trae_agent.cli", AGENT_TELEMETRY_TAILS="perhaps")
     assert json.loads(done.stdout)["run"] is None

@@ -140,7 +140,7 @@ def test_a_key_that_ended_the_agent_is_a_cancelled_run(terminal: Terminal) -> No
 def test_the_mode_of_the_terminal_is_put_back(terminal: Terminal) -> None:
     before = termios.tcgetattr(terminal.end)
     terminal.run(
-        "import os, signal, tty; tty.setraw(0); print('raw', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, tty; tty.setraw(0); print('raw', flush=True);os.kill(os.getpid(), signal.SIGKILL)"
     )
     terminal.read_until(b"raw")
     terminal.wait()

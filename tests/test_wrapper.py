@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import stat
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from agent_shim.events import span_id
+from telemetry.supervision import oom_kills
 from tests.generations import ROOT
 from tests.wrapped import Wrap, eventually, is_alive, wrap
 
@@ -162,6 +164,17 @@ def test_a_descendant_that_ignores_sigterm_is_killed(wrap: Wrap) -> None:
         "sh -c"
     ]
     assert not any(is_alive(process["pid"]) for process in done.end["leftover"])
+
+
+def test_a_kill_for_want_of_memory_is_counted_by_the_control_group(tmp_path: Path) -> None:
+    """W13, as far as it can be tried without one: where the kernel tells it, and where it does not."""
+    (tmp_path / "cgroup").write_text("1:name=systemd:/x\n0::/agents/one\n")
+    events = tmp_path / "agents" / "one" / "memory.events"
+    events.parent.mkdir(parents=True)
+    events.write_text("low 0\noom 3\noom_kill 2\noom_group_kill 0\n")
+    assert oom_kills(tmp_path / "cgroup", tmp_path) == 2
+    assert oom_kills(tmp_path / "cgroup", tmp_path / "elsewhere") is None
+    assert oom_kills(tmp_path / "missing", tmp_path) is None
 
 
 # --- signals from outside --------------------------------------------------------------------------
@@ -354,6 +367,33 @@ def test_a_reader_that_leaves_is_seen_by_the_agent(wrap: Wrap, tmp_path: Path) -
     finished = wrap.wait_for(tmp_path.name, "process.finished")["data"]
     assert finished["outcome"] == "exited"
     assert finished["error_message"].startswith("BrokenPipeError")
+
+
+def test_a_reader_that_stands_still_holds_up_no_end(wrap: Wrap, tmp_path: Path) -> None:
+    """The pipe to it is full, and a pipeline wants the run to end."""
+    code = (
+        f"import os, pathlib; os.write(1, b'x' * 60_000); pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+    )
+    with wrap.start(python(f"{code}while True: os.write(1, b'x' * 1000)"), task=tmp_path.name) as process:
+        eventually((tmp_path / "ready").exists)
+        process.send_signal(signal.SIGTERM)
+        process.wait(5)
+        assert process.stdout is not None
+        process.stdout.read()
+    finished = wrap.wait_for(tmp_path.name, "process.finished")["data"]
+    assert (finished["outcome"], finished["error_phase"]) == ("cancelled", "collect")
+
+
+def test_a_stream_that_was_closed_is_not_taken_for_a_file_of_ours(wrap: Wrap, tmp_path: Path) -> None:
+    def close_output() -> None:
+        os.close(1)
+        os.close(2)
+
+    code = "import os; os.write(1, b'out'); os.write(2, b'err')"
+    done = wrap(*python(code), preexec_fn=close_output, stdout=None, stderr=None)
+    assert done.returncode == 0
+    assert [event["name"] for event in done.events if event["name"] == "run.finished"] == ["run.finished"]
+    assert (done.end["stdout_tail"], done.end["stderr_tail"]) == ("out", "err")
 
 
 def test_standard_input_is_the_agents(wrap: Wrap, tmp_path: Path) -> None:
