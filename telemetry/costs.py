@@ -8,22 +8,28 @@ Promises, each with its test in ``tests/test_costs.py``:
   A row with an amount and a reason (``reason`` or ``unpriced_reason``) is a lower bound.
 * A call whose usage is unknown, but whose request was accepted and kept, is priced by an estimate of its
   input, under the source ``estimated``. Token columns of other tables never hold an estimate.
-* Nothing is locked while prices are looked up: if events arrive meanwhile, the run stays pending.
+* Nothing is locked while prices are looked up, and nothing is waited for: a run that gets events
+  meanwhile stays pending.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Row, Select, delete, exists, insert, select
+from sqlalchemy import Connection, Engine, Row, Select, and_, delete, exists, insert, or_, select
 
-from telemetry.database import reachable, writing
+from agent_shim.errors import SettingsError
+from telemetry.database import connect, reachable, writing
 from telemetry.estimates import Estimate, estimate_input
 from telemetry.pricing import Billed, PriceBook, Priced, Unpriced
+from telemetry.settings import CONFIG, Settings
 from telemetry.tables import CallRow, CostRow, EventRow, RunRow, UsageRow
 
 RUN, CALL, COST, EVENT, USAGE = (
@@ -35,6 +41,17 @@ UNCOUNTED = ("repeated", "none")
 UNKNOWN = "unknown"
 ESTIMATED = "estimated"
 INPUT_ONLY = "estimated from the input alone"
+
+
+BATCH = 100
+"""Runs priced in one transaction."""
+
+
+class Pending(NamedTuple):
+    """A run to be priced, and how many events it had when it was looked at."""
+
+    run_id: str
+    events: int
 
 
 class Share(NamedTuple):
@@ -57,24 +74,25 @@ def price_pending(engine: Engine, book: PriceBook) -> int:
     Raises `JournalUnreachable`.
     """
     with reachable(engine), engine.connect() as connection:
-        pending = connection.execute(_pending(book)).all()
-    return sum(price_run(engine, book, run_id, events) for run_id, events in pending)
+        pending = [Pending(*run) for run in connection.execute(_pending(book))]
+    batches = (pending[at : at + BATCH] for at in range(0, len(pending), BATCH))
+    return sum(price_runs(engine, book, batch) for batch in batches)
 
 
-def price_run(engine: Engine, book: PriceBook, run_id: str, events: int) -> bool:
-    """Price a run that had `events` events; False when more came meanwhile. Raises `JournalUnreachable`."""
+def price_runs(engine: Engine, book: PriceBook, runs: Sequence[Pending]) -> int:
+    """Price these runs in one transaction, but those that have more events by now. Gives how many were.
+
+    Raises `JournalUnreachable`.
+    """
     with reachable(engine):
         with engine.connect() as connection:
-            shares = [_share(connection, book, call) for call in connection.execute(_calls(run_id))]
-        rows = list(_rows(run_id, events, book.name, shares))
+            rows = {run.run_id: list(_rows(connection, book, run)) for run in runs}
         with writing(engine) as connection:
-            found = select(RUN.c.events).where(RUN.c.run_id == run_id).with_for_update()
-            if connection.execute(found).scalar() != events:
-                return False
-            connection.execute(delete(COST).where(COST.c.run_id == run_id))
-            if rows:
-                connection.execute(insert(COST), rows)
-    return True
+            same = _unchanged(connection, runs)
+            connection.execute(delete(COST).where(COST.c.run_id.in_(same)))
+            if found := [row for run_id in same for row in rows[run_id]]:
+                connection.execute(insert(COST), found)
+    return len(same)
 
 
 def forget(engine: Engine) -> None:
@@ -84,11 +102,20 @@ def forget(engine: Engine) -> None:
 
 
 def _pending(book: PriceBook) -> Select[Any]:
-    priced = exists().where(
-        COST.c.run_id == RUN.c.run_id, COST.c.book == book.name, COST.c.run_events == RUN.c.events
-    )
+    of_run = COST.c.run_id == RUN.c.run_id
+    current = and_(COST.c.book == book.name, COST.c.run_events == RUN.c.events)
     used = exists().where(USAGE.c.run_id == RUN.c.run_id, USAGE.c.calls > 0)
-    return select(RUN.c.run_id, RUN.c.events).where(used, ~priced)
+    missing = and_(used, ~exists().where(of_run, current))
+    stale = exists().where(of_run, ~current)
+    return select(RUN.c.run_id, RUN.c.events).where(or_(missing, stale)).order_by(RUN.c.run_id)
+
+
+def _unchanged(connection: Connection, runs: Sequence[Pending]) -> list[str]:
+    """Those that have no more events than were priced; one that is being written is left for later."""
+    wanted = {run.run_id: run.events for run in runs}
+    found = select(RUN.c.run_id, RUN.c.events).where(RUN.c.run_id.in_(wanted)).order_by(RUN.c.run_id)
+    now = connection.execute(found.with_for_update(skip_locked=True))
+    return [run.run_id for run in now if run.events == wanted[run.run_id]]
 
 
 def _calls(run_id: str) -> Select[Any]:
@@ -193,12 +220,48 @@ def _number(value: Any) -> int | None:
 # --- one run -------------------------------------------------------------------------------------
 
 
-def _rows(run_id: str, events: int, book: str, shares: Iterable[Share]) -> Iterator[dict[str, Any]]:
+def _rows(connection: Connection, book: PriceBook, run: Pending) -> Iterator[dict[str, Any]]:
     sums: dict[tuple[str, ...], tuple[int, Decimal | None]] = {}
-    for *key, amount in shares:
+    for call in connection.execute(_calls(run.run_id)).all():
+        *key, amount = _share(connection, book, call)
         calls, total = sums.get(tuple(key), (0, None))
         sums[tuple(key)] = calls + 1, total if amount is None else (total or Decimal(0)) + amount
-    same = {"run_id": run_id, "book": book, "run_events": events}
+    same = {"run_id": run.run_id, "book": book.name, "run_events": run.events}
     for summed, (calls, total) in sums.items():
         values = dict(zip(Share._fields, summed, strict=False))
         yield {**same, **values, "calls": calls, "amount": None if total is None else float(total)}
+
+
+# --- by itself -----------------------------------------------------------------------------------
+
+
+def price_book(home: Path) -> PriceBook:
+    """The price book with the overrides in ``config.toml``. Raises `PriceError` or `SettingsError`."""
+    path = home / CONFIG
+    return PriceBook(_config(path), str(path))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}", hint="correct or remove the file") from error
+
+
+def main() -> None:
+    """Price what is pending in the journal of the settings: ``python -m telemetry.costs``, then gone.
+
+    For processes that live long: the prices take 100 MB of memory.
+    """
+    settings = Settings.load(os.environ)
+    engine = connect(settings.journal)
+    try:
+        price_pending(engine, price_book(settings.home))
+    finally:
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

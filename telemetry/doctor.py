@@ -31,10 +31,11 @@ from sqlalchemy.exc import SQLAlchemyError
 import agent_shim
 from agent_shim.errors import AgentTelemetryError
 from telemetry import display, handover, launch, places
+from telemetry.costs import price_book
 from telemetry.database import HEAD, url_of
 from telemetry.estimates import VOCABULARIES, vocabulary
 from telemetry.filters import QUARANTINE, RUN, stored
-from telemetry.reading import exists, price_book
+from telemetry.reading import exists
 from telemetry.reports import Form
 from telemetry.settings import Settings, without_password
 from telemetry.spooled import Run

@@ -9,24 +9,21 @@ Promises, each with its test in ``tests/test_cli.py``:
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Engine, create_engine
 from sqlmodel import SQLModel
 
-from agent_shim.errors import SettingsError
-from telemetry.costs import price_pending
+from telemetry.costs import price_book, price_pending
 from telemetry.database import url_of
 from telemetry.deliverer import deliver
 from telemetry.journal import Journal
 from telemetry.pricing import PriceBook
 from telemetry.queries import short
-from telemetry.settings import CONFIG, Settings
+from telemetry.settings import Settings
 
 
 class Reading(NamedTuple):
@@ -65,18 +62,3 @@ def exists(place: str) -> bool:
     """Whether there is something at a journal's place; of a server this is found out by asking it."""
     url = url_of(place)
     return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
-
-
-def price_book(home: Path) -> PriceBook:
-    """The price book with the overrides in ``config.toml``. Raises `PriceError` or `SettingsError`."""
-    path = home / CONFIG
-    return PriceBook(_config(path), str(path))
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}", hint="correct or remove the file") from error

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from telemetry.costs import forget, price_pending, price_run
+from telemetry.costs import BATCH, Pending, forget, price_pending, price_runs
 from telemetry.estimates import vocabulary
-from telemetry.filters import COST, USAGE
+from telemetry.filters import COST, RUN, USAGE
 from telemetry.journal import Journal
 from telemetry.pricing import PriceBook
 from tests.journals import NOON_NS, SECOND, Told, filled, usage
@@ -72,9 +74,52 @@ def test_a_run_that_grew_while_it_was_priced_stays_pending(place: str) -> None:
     run = Told(1).start()
     run.call(usage=usage(1, 1))
     with filled(place, run) as journal:
-        assert price_run(journal.engine, BOOK, run.run, events=len(run.bodies) - 1) is False
+        assert price_runs(journal.engine, BOOK, [Pending(run.run, len(run.bodies) - 1)]) == 0
         assert costs(journal, "calls") == []
-        assert price_run(journal.engine, BOOK, run.run, events=len(run.bodies)) is True
+        assert price_runs(journal.engine, BOOK, [Pending(run.run, len(run.bodies))]) == 1
+
+
+def test_a_run_that_is_being_written_is_left_for_later(place: str) -> None:
+    run = Told(1).start()
+    run.call(usage=usage(1, 1))
+    with filled(place, run) as journal:
+        if journal.engine.dialect.name == "sqlite":
+            pytest.skip("SQLite has one writer at a time")
+        with journal.engine.begin() as other:
+            other.execute(update(RUN).values(task="changed"))
+            assert price_pending(journal.engine, BOOK) == 0
+        assert price_pending(journal.engine, BOOK) == 1
+
+
+def test_a_cost_that_turns_out_to_be_none_goes(place: str) -> None:
+    """A call counts as unknown while it is open, and as nothing when it was refused."""
+    run = Told(1).start()
+    call = run.tell("llm.call.started", parent=run.process, surface="responses", method="POST", model="gpt-5")
+    with filled(place, run) as journal:
+        price_pending(journal.engine, BOOK)
+        assert costs(journal, "calls", "reason") == [(1, "call still open")]
+        run.tell("llm.call.finished", begin=call, ended="failed", http_status=400)
+        journal.ingest(run.bodies, "test")
+        assert [price_pending(journal.engine, BOOK) for _ in range(2)] == [1, 0]
+        assert costs(journal, "calls") == []
+
+
+def test_many_runs_are_priced_at_once(tmp_path: Path) -> None:
+    runs = [Told(n, NOON_NS + n * 60 * SECOND).start() for n in range(1, BATCH + 2)]
+    for run in runs:
+        run.call(usage=usage(1_000_000, 0))
+    with filled(tmp_path / "journal.db", *runs) as journal:
+        assert price_pending(journal.engine, BOOK) == BATCH + 1
+        assert costs(journal, "amount") == [(1.25,)] * (BATCH + 1)
+
+
+def test_pricing_runs_as_a_program_of_its_own(data_home: Path) -> None:
+    data_home.mkdir()
+    run = Told(1).start()
+    run.call(usage=usage(1_000_000, 0))
+    with filled(data_home / "journal.db", run) as journal:
+        subprocess.run([sys.executable, "-m", "telemetry.costs"], check=True)
+        assert costs(journal, "amount") == [(1.25,)]
 
 
 def test_runs_without_calls_are_never_pending(place: str) -> None:
