@@ -104,9 +104,8 @@ def plainly(request: RunRequest) -> int:
 def say(line: str) -> None:
     """One line to the user."""
     try:
-        sys.stderr.write(f"agent-telemetry: {line}\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
+        os.write(2, f"agent-telemetry: {line}\n".encode("utf-8", "replace"))
+    except OSError:
         pass  # nobody reads it
 
 
