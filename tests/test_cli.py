@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from agent_shim.events import RunStarted
 from agent_shim.spool import Spool
-from telemetry import cli, filters
+from telemetry import cli, filters, options
 from telemetry.costs import price_pending
 from telemetry.journal import Journal
 from telemetry.pricing import PriceBook
@@ -92,7 +92,7 @@ def test_help_loads_nothing_that_is_heavy(words: list[str]) -> None:
 
 
 def test_every_status_that_the_help_names_can_be_asked_for() -> None:
-    assert set(cli.STATUSES) == set(filters.STATUSES)
+    assert set(options.STATUSES) == set(filters.STATUSES)
 
 
 @pytest.mark.parametrize(
