@@ -89,6 +89,9 @@ class Tariff(NamedTuple):
     matched: str
     currency: str
     amount: Callable[[Tokens], Decimal]
+    has_cached: bool
+    """Whether cached tokens have a rate of their own."""
+    has_cache_write: bool
 
 
 class Named(NamedTuple):
@@ -188,7 +191,7 @@ def _contradiction(call: Billed) -> str:
 
 def _lowest(call: Billed, tariff: Tariff) -> Priced | Unpriced:
     try:
-        amounts = [tariff.amount(tokens) for tokens in _fillings(call)]
+        amounts = [tariff.amount(tokens) for tokens in _fillings(call, tariff)]
     except ValueError as error:
         return Unpriced(f"usage does not fit the rates: {error}")
     unknown = []
@@ -203,19 +206,21 @@ def _lowest(call: Billed, tariff: Tariff) -> Priced | Unpriced:
     return Priced(min(amounts), tariff.currency, tariff.matched, partial)
 
 
-def _fillings(call: Billed) -> Iterator[Tokens]:
+def _fillings(call: Billed, tariff: Tariff) -> Iterator[Tokens]:
     """The extremes between which the true counts lie."""
     output = call.output_tokens or 0
     if call.input_tokens is None:
         yield Tokens(0, 0, 0, 0, output)
         return
     total = call.input_tokens
-    for cached in _extremes(call.cached_tokens, total - (call.cache_write_tokens or 0)):
-        for write in _extremes(call.cache_write_tokens, total - cached):
+    for cached in _extremes(call.cached_tokens, total - (call.cache_write_tokens or 0), tariff.has_cached):
+        for write in _extremes(call.cache_write_tokens, total - cached, tariff.has_cache_write):
             yield Tokens(total, cached, write, min(call.cache_write_1h_tokens or 0, write), output)
 
 
-def _extremes(count: int | None, most: int) -> tuple[int, ...]:
+def _extremes(count: int | None, most: int, matters: bool) -> tuple[int, ...]:
+    if not matters:
+        return (0,)
     return (count,) if count is not None else (0, most)
 
 
@@ -226,10 +231,14 @@ def _of_override(call: Billed, override: Override, tier: str | None, matched: st
     if call.audio_tokens:
         return Unpriced("audio tokens have no rate in an override")
 
-    def amount(tokens: Tokens) -> Decimal:
-        return overrides.select(override.steps(tier), tokens).amount(tokens)
+    steps = override.steps(tier)
 
-    return Tariff(matched, override.currency, amount)
+    def amount(tokens: Tokens) -> Decimal:
+        return overrides.select(steps, tokens).amount(tokens)
+
+    has_cached = any(step.cached != step.input for step in steps)
+    has_cache_write = any(step.cache_write != step.input for step in steps)
+    return Tariff(matched, override.currency, amount, has_cached, has_cache_write)
 
 
 def _of_library(call: Billed, named: Named, tier: str | None) -> Tariff | Unpriced:
@@ -251,7 +260,8 @@ def _of_library(call: Billed, named: Named, tier: str | None) -> Tariff | Unpric
     def amount(tokens: Tokens) -> Decimal:
         return rates.calc_price(_library_usage(tokens))["total_price"]
 
-    return Tariff(f"{LIBRARY} {provider.id}/{model.id}", "USD", amount)
+    has_cached, has_write = rates.cache_read_mtok is not None, rates.cache_write_mtok is not None
+    return Tariff(f"{LIBRARY} {provider.id}/{model.id}", "USD", amount, has_cached, has_write)
 
 
 def _context(tier: str | None) -> dict[str, str] | None:
@@ -284,13 +294,14 @@ def _missing_rate(call: Billed, rates: Any) -> str:
 def _library_usage(tokens: Tokens) -> Any:
     from genai_prices import Usage
 
-    return Usage(
-        input_tokens=tokens.input,
-        cache_read_tokens=tokens.cached,
-        cache_write_tokens=tokens.cache_write,
-        cache_write_1h_tokens=tokens.cache_write_1h,
-        output_tokens=tokens.output,
-    )
+    named = {
+        "input_tokens": tokens.input,
+        "cache_read_tokens": tokens.cached,
+        "cache_write_tokens": tokens.cache_write,
+        "cache_write_1h_tokens": tokens.cache_write_1h,
+        "output_tokens": tokens.output,
+    }
+    return Usage(**{name: count for name, count in named.items() if count})
 
 
 def _provider_ids() -> frozenset[str]:
