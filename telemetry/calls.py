@@ -319,15 +319,15 @@ class Calls:
 
     def _usage_on_wire(self, call: Call) -> tuple[str, str | None, Usage]:
         """Source, reason and tokens of a call."""
+        due = none_due(call.method, call.row["surface"], call.row["http_status"]) if call.ended else None
+        if due and not call.usage:
+            return "none", due, NOTHING
         first = self._counted_instead(call)
         if first is not None:
             return "repeated", f"counted under {first.id}", NOTHING
         usage = self._reported(call)
         if usage.known:
             return "reported", "; ".join(filter(None, (call.missing, usage.reason))) or None, usage
-        due = none_due(call.method, call.row["surface"], call.row["http_status"]) if call.ended else None
-        if due and not call.usage:
-            return "none", due, NOTHING
         reason = call.missing or usage.reason or _unended(call.row) or "no usage in the response"
         return "unknown", reason, NOTHING
 
