@@ -350,6 +350,63 @@ def async_stream_cancelled(url):
     return asyncio.run(main())
 
 
+def generator_input(url):
+    with client(url) as openai_client:
+        messages = ({"role": "user", "content": text} for text in ("a", "b"))
+        first = seen(openai_client.chat.completions.create(model="gpt-5", messages=messages))
+        made = [seen(chunk) for chunk in openai_client.chat.completions.create(
+            model="gpt-5", messages=iter(HELLO), stream=True
+        )]
+        return [first, made, list(messages)]
+
+
+def options_and_copies(url):
+    with client(url, max_retries=0) as first:
+        second = first.with_options(max_retries=3, timeout=7)
+        third = second.copy(default_headers={"x-mine": "1"})
+        return [seen(c.responses.create(model="gpt-5", input="hello")) for c in (first, second, third)]
+
+
+def own_http_client(url):
+    http = openai.DefaultHttpxClient(headers={"x-own": "1"})
+    with client(url, http_client=http) as openai_client:
+        return seen(openai_client.responses.create(model="gpt-5", input="hello"))
+
+
+def bound_before(url):
+    with client(url) as openai_client:
+        create = openai_client.responses.create
+        return [seen(create(model="gpt-5", input="hello")), create.__self__ is openai_client.responses]
+
+
+def interrupted(url):
+    import os
+    import signal
+    import threading
+
+    with client(url) as openai_client:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            openai_client.chat.completions.create(model="gpt-5", messages=HELLO)
+        except KeyboardInterrupt:
+            return "KeyboardInterrupt"
+
+
+def forked(url):
+    import os
+
+    with client(url) as openai_client:
+        openai_client.responses.create(model="gpt-5", input="parent")
+        stream = openai_client.chat.completions.create(model="gpt-5", messages=HELLO, stream=True)
+        pid = os.fork()
+        if pid == 0:
+            with client(url) as own:
+                own.responses.create(model="gpt-5", input="child")
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return [seen(chunk) for chunk in stream]
+
+
 def threads(url):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -361,7 +418,12 @@ def threads(url):
 def main():
     for argument in sys.argv[1:]:
         scenario, _, url = argument.partition("=")
-        print(json.dumps({"scenario": scenario, "seen": globals()[scenario](url)}), flush=True)
+        way = globals()[scenario.partition("__")[0]]  # chat_stream__crlf: the same program, another server
+        try:
+            found = way(url)
+        except Exception as error:
+            found = {"raised": type(error).__name__}
+        print(json.dumps({"scenario": scenario, "seen": found}), flush=True)
 
 
 if __name__ == "__main__":
