@@ -378,6 +378,16 @@ def test_a_deliverer_that_cannot_be_waited_for_is_said(settings: Settings) -> No
     os.close(held)
 
 
+def test_a_run_that_goes_elsewhere_is_nothing_to_wait_for(settings: Settings, tmp_path: Path) -> None:
+    writer = Writer(settings.home).write()
+    places.write_destination(settings.home, writer.run, Destination(str(tmp_path / "other.db")))
+    writer.die()
+    held = handover.lock(settings.home)
+    assert held is not None
+    assert settle(settings, limit_s=60).waiting == {}
+    os.close(held)
+
+
 def test_it_ends_when_nothing_is_left(settings: Settings) -> None:
     writer = Writer(settings.home).write().die()
     handover.start(settings, {})

@@ -148,8 +148,10 @@ def eventually(question: Callable[[], Any], limit_s: float = PATIENCE_S) -> Any:
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that is dead and not yet collected does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
