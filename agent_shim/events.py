@@ -70,8 +70,8 @@ class RunFinished(NamedTuple):
     event = "run.finished"
 
     outcome: str
-    """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``oom_killed``, ``spawn_failed``; for a
-    run in one's own code ``returned`` or ``raised``."""
+    """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``oom_killed``, ``spawn_failed``; ``refused``
+    when no attempt was left; for a run in one's own code ``returned`` or ``raised``."""
     exit_code: int | None = None
     signal: int | None = None
     error_type: str | None = None
@@ -132,7 +132,7 @@ class ProducerStarted(NamedTuple):
     event = "producer.started"
 
     role: str
-    """``agent``, ``wrapper`` or ``deliverer``."""
+    """``agent``, ``wrapper``, ``deliverer`` or ``judge``."""
     pid: int
     started: str | None = None
     """Start time of the process as the system counts it, to tell a reused pid apart."""
@@ -509,6 +509,102 @@ class EventsLost(NamedTuple):
     """Number of events by reason: ``ENOSPC``, ``EROFS``, ``encoding``, …"""
 
 
+# --- attempts, claims and judgements -------------------------------------------------------------
+
+
+class AttemptReserved(NamedTuple):
+    """The run is the n-th try at its commit, by this agent with this declared model."""
+
+    event = "attempt.reserved"
+
+    number: int
+    limit: int | None = None
+    """The most attempts that were asked for, if a limit was."""
+    provisional: bool | None = None
+    """The journal could not be reached: others may have the same number."""
+
+
+class AttemptRefused(NamedTuple):
+    """Nothing was started: the commit has had its attempts, or is solved."""
+
+    event = "attempt.refused"
+
+    reason: str
+    """``exhausted``, ``solved`` or ``journal unreachable``."""
+    message: str | None = None
+    limit: int | None = None
+    used: int | None = None
+    """Attempts at the commit before this one."""
+    solved_by: str | None = None
+    """The run that solved the commit, under `policy`."""
+    policy: str | None = None
+
+
+class ClaimMade(NamedTuple):
+    """Somebody asserts something of the run, which is to be checked."""
+
+    event = "claim.made"
+
+    name: str
+    """A parameter of the request, such as ``parallel_tool_calls``; or ``success``."""
+    value: str
+    """As given; a number, true or false as JSON has it."""
+    source: str
+    """``option``, ``file``, or ``trajectory`` for what the agent wrote of itself."""
+    place: str | None = None
+    """The file in which it stands."""
+
+
+class ClaimChecked(NamedTuple):
+    """A claim was held against what was transmitted and what was observed."""
+
+    event = "claim.checked"
+
+    name: str
+    value: str
+    verdict: str
+    """``confirmed``, ``refuted`` or ``no evidence``."""
+    reason: str
+    transmitted: str | None = None
+    """What the requests carried, in words."""
+    observed: str | None = None
+    """What happened, in words."""
+    events: list[str] | None = None
+    """The events that it rests on."""
+
+
+class ResultAttached(NamedTuple):
+    """A measured result was attached to the run afterwards: a speed-up, a number of passed tests."""
+
+    event = "result.attached"
+
+    name: str
+    value: float
+    source: str
+    """Who measured it, or how."""
+    unit: str | None = None
+
+
+class RunJudged(NamedTuple):
+    """The run was judged under a policy. The latest judgement under each policy counts."""
+
+    event = "run.judged"
+
+    policy: str
+    policy_sha256: str
+    """Of the policy's content: the same name may stand for another content at another time."""
+    verdict: str
+    """``pass``, ``fail`` or ``unknown``."""
+    reason: str
+    checks: list[dict[str, Any]]
+    """Each with ``name``, ``state`` (``pass``, ``fail`` or ``unknown``), ``need`` (``pass``, ``not fail`` or
+    ``none``, as the policy has it), ``reason`` and ``events``, the events that it rests on."""
+    empty_cause: str | None = None
+    """Why the patch is empty, where it is."""
+    events_seen: int | None = None
+    """How many events of the run the judgement rests on; later ones may change it."""
+
+
 Event = Union[
     RunStarted,
     RunFinished,
@@ -531,6 +627,12 @@ Event = Union[
     HookFailed,
     CaptureFailed,
     EventsLost,
+    AttemptReserved,
+    AttemptRefused,
+    ClaimMade,
+    ClaimChecked,
+    ResultAttached,
+    RunJudged,
 ]
 
 VOCABULARY: dict[str, Any] = {kind.event: kind for kind in Event.__args__}
