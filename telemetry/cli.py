@@ -189,15 +189,18 @@ def rebuild(journal: str | None) -> None:
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=4319, show_default=True, help="Port to listen on."
 )
-@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port to listen on for gRPC as well.")
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), default=4320, show_default=True, help="Port for OTLP/gRPC."
+)
 @journal_option
-def sink(host: str, port: int, grpc_port: int | None, journal: str | None) -> None:
+def sink(host: str, port: int, grpc_port: int, journal: str | None) -> None:
     """Take events from an OpenTelemetry Collector into the journal, until stopped."""
     from telemetry import sink as server
 
     settings = Settings.load(os.environ, {"journal": journal})
     click.echo(
-        f"agent-telemetry: sink on http://{host}:{port}, journal {without_password(settings.journal)}",
+        f"agent-telemetry: sink on http://{host}:{port}, gRPC on port {grpc_port},"
+        f" journal {without_password(settings.journal)}",
         err=True,
     )
     server.serve(settings.journal, host, port, grpc_port)
