@@ -246,7 +246,8 @@ class Deliverer:
         return [run for run in self._runs.values() if run.producers]
 
     def _is_anyone_alive(self) -> bool:
-        return any(run.unsealed() for run in self._left())
+        own = {seal.producer for seal in self._seals.values()}
+        return any(run.is_alive(without=own) for run in self._left())
 
     def close(self) -> None:
         """Seal what this process wrote itself, and let go of the journals."""

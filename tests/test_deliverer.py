@@ -520,6 +520,20 @@ def test_a_password_comes_from_the_environment_and_is_never_on_disk(
     postgres.drop(url)
 
 
+def test_a_seal_that_cannot_be_written_keeps_nobody_there(settings: Settings) -> None:
+    """The disk is full, or the folder is read-only."""
+    writer = Writer(settings.home).write().die()
+    deliverer = Deliverer(settings, os.environ, exports=False)
+    deliverer._seal_of(writer.run).folder = settings.home / "deliverer.lock" / "no folder"
+    (settings.home / "deliverer.lock").touch()
+    deliverer.follow(patience_s=0.5)
+    deliverer.close()
+    assert deliverer.left() == {writer.run}
+    assert len(in_journal(settings, writer.run)[writer.producer]) == 2
+    settle(settings)
+    assert_same(settings, writer.run)
+
+
 # --- an OpenTelemetry endpoint ---------------------------------------------------------------------
 
 
