@@ -70,8 +70,8 @@ class RunFinished(NamedTuple):
     event = "run.finished"
 
     outcome: str
-    """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``oom_killed``, ``spawn_failed``; for a
-    run in one's own code ``returned`` or ``raised``."""
+    """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``oom_killed``, ``spawn_failed``; ``refused``
+    when no attempt was left; for a run in one's own code ``returned`` or ``raised``."""
     exit_code: int | None = None
     signal: int | None = None
     error_type: str | None = None
@@ -132,7 +132,7 @@ class ProducerStarted(NamedTuple):
     event = "producer.started"
 
     role: str
-    """``agent``, ``wrapper`` or ``deliverer``."""
+    """``agent``, ``wrapper``, ``deliverer`` or ``judge``."""
     pid: int
     started: str | None = None
     """Start time of the process as the system counts it, to tell a reused pid apart."""
@@ -344,6 +344,123 @@ class ToolCallFinished(NamedTuple):
     result_sha256: str | None = None
 
 
+# --- what the run left behind --------------------------------------------------------------------
+
+
+class TreeCaptured(NamedTuple):
+    """The files of the worktree as they were, byte for byte: tracked, changed and untracked ones."""
+
+    event = "tree.captured"
+
+    moment: str
+    """``start`` or ``end``."""
+    worktree: str | None = None
+    """The top folder."""
+    commit: str | None = None
+    """HEAD."""
+    branch: str | None = None
+    """Unknown also when HEAD is detached."""
+    tree: str | None = None
+    """Id that git gives a tree of these files; what the ignore rules of the start name is not in it."""
+    files: int | None = None
+    modified: int | None = None
+    """Files that differ from HEAD; a file that git converts at checkout counts as well."""
+    deleted: int | None = None
+    untracked: int | None = None
+    """Files that are not in HEAD."""
+    unread: list[dict[str, Any]] | None = None
+    """Files too big to be read: ``path`` and ``bytes``. At most 100."""
+    reason: str | None = None
+    """Why the tree is unknown."""
+    elapsed_ns: int | None = None
+
+
+class PatchCaptured(NamedTuple):
+    """What the run changed: the difference between the trees of its start and its end, commits included."""
+
+    event = "patch.captured"
+
+    reason: str | None = None
+    """Why the patch is unknown; then all that follows is what could still be told."""
+    base_commit: str | None = None
+    """HEAD at the start."""
+    base_tree: str | None = None
+    end_commit: str | None = None
+    end_tree: str | None = None
+    bytes: int | None = None
+    """0: the run changed nothing that counts."""
+    sha256: str | None = None
+    file_count: int | None = None
+    added: int | None = None
+    """Lines; binary files have none."""
+    removed: int | None = None
+    files: list[dict[str, Any]] | None = None
+    """At most 500 of the files: ``path``, ``status`` (``A``, ``M``, ``D``, ``T``), ``added``, ``removed``,
+    ``binary``, ``mode`` before and after where it changed; ``only`` (``whitespace`` or ``comments``) where
+    nothing else changed; ``parses`` (and ``parse_error``) for Python files."""
+    parsed_with: str | None = None
+    """Version of the Python whose parser was asked."""
+    applies: bool | None = None
+    """Whether ``git apply`` takes the patch on the files of the start."""
+    applies_reason: str | None = None
+    excess: list[dict[str, Any]] | None = None
+    """Changed files beyond the size limits: ``path``, ``bytes``. At most 100; the patch is then unknown."""
+    excess_count: int | None = None
+    left_out: list[dict[str, Any]] | None = None
+    """Changed files that are no part of the patch: ``path`` and ``why`` (``scratch``, ``ignored``,
+    ``ignores itself``, ``patch file``, ``repository of its own``, ``name``). At most 100."""
+    left_out_count: int | None = None
+    commits: list[dict[str, Any]] | None = None
+    """Commits made during the run, newest first: ``id``, ``subject``. At most 100."""
+    commit_count: int | None = None
+    plain_diff_bytes: int | None = None
+    """Length of what a plain ``git diff`` in the worktree shows at the end: uncommitted changes only."""
+    agent_patches: list[dict[str, Any]] | None = None
+    """Patch files of the agent's own: ``path``, ``source`` (``option``: named by ``--patch-path``;
+    ``worktree``: written there), ``bytes``, ``sha256``, ``written`` (during the run), ``same`` (has the
+    effect of ours on the files of the start), ``reason`` where it could not be read."""
+    text: list[str] | None = None
+    """The patch in pieces, secrets removed."""
+    text_exact: bool | None = None
+    """Whether the pieces together are the patch, byte for byte."""
+    text_reason: str | None = None
+    """Why there is no text: ``off``, or its length."""
+    elapsed_ns: int | None = None
+
+
+class TrajectoryRead(NamedTuple):
+    """What the agent itself wrote about the run, read after its end. Claims of the agent, nothing more."""
+
+    event = "trajectory.read"
+
+    path: str
+    reason: str | None = None
+    """Why there is nothing to be read."""
+    bytes: int | None = None
+    sha256: str | None = None
+    written: bool | None = None
+    """Whether it changed during the run; one that did not is of an earlier run."""
+    valid_json: bool | None = None
+    success: bool | None = None
+    final_result: str | None = None
+    error: str | None = None
+    """Of the last step."""
+    errors: int | None = None
+    """Steps that have an error."""
+    steps: int | None = None
+    max_steps: int | None = None
+    interactions: int | None = None
+    """Calls of the model that it lists."""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    provider: str | None = None
+    model: str | None = None
+    start_time: str | None = None
+    end_time: str | None = None
+
+
 # --- the recorder itself ------------------------------------------------------------------------
 
 
@@ -392,6 +509,102 @@ class EventsLost(NamedTuple):
     """Number of events by reason: ``ENOSPC``, ``EROFS``, ``encoding``, …"""
 
 
+# --- attempts, claims and judgements -------------------------------------------------------------
+
+
+class AttemptReserved(NamedTuple):
+    """The run is the n-th try at its commit, by this agent with this declared model."""
+
+    event = "attempt.reserved"
+
+    number: int
+    limit: int | None = None
+    """The most attempts that were asked for, if a limit was."""
+    provisional: bool | None = None
+    """The journal could not be reached: others may have the same number."""
+
+
+class AttemptRefused(NamedTuple):
+    """Nothing was started: the commit has had its attempts, or is solved."""
+
+    event = "attempt.refused"
+
+    reason: str
+    """``exhausted``, ``solved`` or ``journal unreachable``."""
+    message: str | None = None
+    limit: int | None = None
+    used: int | None = None
+    """Attempts at the commit before this one."""
+    solved_by: str | None = None
+    """The run that solved the commit, under `policy`."""
+    policy: str | None = None
+
+
+class ClaimMade(NamedTuple):
+    """Somebody asserts something of the run, which is to be checked."""
+
+    event = "claim.made"
+
+    name: str
+    """A parameter of the request, such as ``parallel_tool_calls``; or ``success``."""
+    value: str
+    """As given; a number, true or false as JSON has it."""
+    source: str
+    """``option``, ``file``, or ``trajectory`` for what the agent wrote of itself."""
+    place: str | None = None
+    """The file in which it stands."""
+
+
+class ClaimChecked(NamedTuple):
+    """A claim was held against what was transmitted and what was observed."""
+
+    event = "claim.checked"
+
+    name: str
+    value: str
+    verdict: str
+    """``confirmed``, ``refuted`` or ``no evidence``."""
+    reason: str
+    transmitted: str | None = None
+    """What the requests carried, in words."""
+    observed: str | None = None
+    """What happened, in words."""
+    events: list[str] | None = None
+    """The events that it rests on."""
+
+
+class ResultAttached(NamedTuple):
+    """A measured result was attached to the run afterwards: a speed-up, a number of passed tests."""
+
+    event = "result.attached"
+
+    name: str
+    value: float
+    source: str
+    """Who measured it, or how."""
+    unit: str | None = None
+
+
+class RunJudged(NamedTuple):
+    """The run was judged under a policy. The latest judgement under each policy counts."""
+
+    event = "run.judged"
+
+    policy: str
+    policy_sha256: str
+    """Of the policy's content: the same name may stand for another content at another time."""
+    verdict: str
+    """``pass``, ``fail`` or ``unknown``."""
+    reason: str
+    checks: list[dict[str, Any]]
+    """Each with ``name``, ``state`` (``pass``, ``fail`` or ``unknown``), ``need`` (``pass``, ``not fail`` or
+    ``none``, as the policy has it), ``reason`` and ``events``, the events that it rests on."""
+    empty_cause: str | None = None
+    """Why the patch is empty, where it is."""
+    events_seen: int | None = None
+    """How many events of the run the judgement rests on; later ones may change it."""
+
+
 Event = Union[
     RunStarted,
     RunFinished,
@@ -407,10 +620,19 @@ Event = Union[
     TurnFinished,
     ToolCallStarted,
     ToolCallFinished,
+    TreeCaptured,
+    PatchCaptured,
+    TrajectoryRead,
     HookAttached,
     HookFailed,
     CaptureFailed,
     EventsLost,
+    AttemptReserved,
+    AttemptRefused,
+    ClaimMade,
+    ClaimChecked,
+    ResultAttached,
+    RunJudged,
 ]
 
 VOCABULARY: dict[str, Any] = {kind.event: kind for kind in Event.__args__}

@@ -37,7 +37,6 @@ from telemetry.options import (
 )
 from telemetry.settings import VERSION, Settings, without_password
 
-
 # --- commands ------------------------------------------------------------------------------------
 
 
@@ -190,17 +189,21 @@ def rebuild(journal: str | None) -> None:
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=4319, show_default=True, help="Port to listen on."
 )
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), default=4320, show_default=True, help="Port for OTLP/gRPC."
+)
 @journal_option
-def sink(host: str, port: int, journal: str | None) -> None:
+def sink(host: str, port: int, grpc_port: int, journal: str | None) -> None:
     """Take events from an OpenTelemetry Collector into the journal, until stopped."""
     from telemetry import sink as server
 
     settings = Settings.load(os.environ, {"journal": journal})
     click.echo(
-        f"agent-telemetry: sink on http://{host}:{port}, journal {without_password(settings.journal)}",
+        f"agent-telemetry: sink on http://{host}:{port}, gRPC on port {grpc_port},"
+        f" journal {without_password(settings.journal)}",
         err=True,
     )
-    server.serve(settings.journal, host, port)
+    server.serve(settings.journal, host, port, grpc_port)
 
 
 if __name__ == "__main__":

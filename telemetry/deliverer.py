@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agent_shim import spool
 from agent_shim.errors import AgentTelemetryError, JournalUnreachable
-from agent_shim.redaction import Redactor, live_secrets
+from agent_shim.redaction import Redactor
 from telemetry import handover, places
 from telemetry.exports import OTLP, ExportThread
-from telemetry.settings import VERSION, Endpoint, Settings
+from telemetry.settings import VERSION, Endpoint, Settings, secrets_of, without_password
 from telemetry.spooled import Run
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Deliverer:
     ) -> None:
         self._settings = settings
         self._home = settings.home
-        self._redact = Redactor(live_secrets(environ))
+        self._redact = Redactor(secrets_of(environ))
         self._say = say
         self._journals = Journals(settings)
         self._runs: dict[str, Run] = {}
@@ -246,7 +246,8 @@ class Deliverer:
         return [run for run in self._runs.values() if run.producers]
 
     def _is_anyone_alive(self) -> bool:
-        return any(run.unsealed() for run in self._left())
+        own = {seal.producer for seal in self._seals.values()}
+        return any(run.is_alive(without=own) for run in self._left())
 
     def close(self) -> None:
         """Seal what this process wrote itself, and let go of the journals."""
@@ -268,7 +269,8 @@ def deliver(
     until = time.monotonic() + limit_s
     if not places.runs(settings.home):
         return Delivered(0, {})
-    wanted = _sizes(settings.home)
+    ours = without_password(settings.journal)  # a run that goes elsewhere is nothing to wait for
+    wanted = {run: sizes for run, sizes in _sizes(settings.home).items() if _goes_to(settings, run) == ours}
     while True:
         held = handover.lock(settings.home)
         if held is not None:
@@ -287,6 +289,11 @@ def deliver(
     if follow and left:
         handover.start(settings, environ)
     return Delivered(deliverer.events, {run: why for run, why in deliverer.waiting.items() if run in left})
+
+
+def _goes_to(settings: Settings, run: str) -> str:
+    kept = places.read_destination(places.run_folder(settings.home, run))
+    return (kept or places.destination_of(settings)).journal
 
 
 def _sizes(home: Path) -> dict[str, dict[str, int]]:

@@ -17,6 +17,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, tzinfo
 from decimal import Decimal
+from functools import partial
 from typing import Any, Generic, NamedTuple, TextIO, TypeVar
 
 from telemetry.totals import Cost, Total
@@ -226,7 +227,8 @@ def write_text(out: TextIO, text: str = "", style: str = "", *, indent: int = 0)
     console = _console(out)
     space = " " * indent
     lines = plain(text, lines=True).split("\n")
-    wrapped = (textwrap.wrap(line, console.width, subsequent_indent=space) or [""] for line in lines)
+    wrap = partial(textwrap.wrap, width=console.width, subsequent_indent=space, break_on_hyphens=False)
+    wrapped = (wrap(line) or [""] for line in lines)
     console.print(Text("\n".join(part for parts in wrapped for part in parts), style), soft_wrap=True)
 
 

@@ -113,6 +113,8 @@ def _at(moment: datetime | None, zone: tzinfo | None) -> datetime | None:
 
 
 def combined(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one, in their order."""
+
     def add(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
@@ -143,12 +145,14 @@ chooses = combined(
 
 
 def filters_of(since: Any, until: Any, tz: tzinfo | None, **others: Any) -> Filters:
+    """What the options of `chooses` choose."""
     from telemetry.filters import Filters
 
     return Filters(since=_at(since, tz), until=_at(until, tz), **others)
 
 
 def form_of(as_json: bool, tz: tzinfo | None) -> Form:
+    """The form of an answer: a table for a terminal, lines for a pipe, JSON where it is asked for."""
     from telemetry.display import is_terminal
     from telemetry.reports import Form
 
@@ -158,6 +162,7 @@ def form_of(as_json: bool, tz: tzinfo | None) -> Form:
 
 @contextmanager
 def open_reading(journal: str | None) -> Iterator[Reading]:
+    """The journal of the settings, current and priced; what is not in it yet is said on stderr."""
     from telemetry.reading import reading
 
     settings = Settings.load(os.environ, {"journal": journal})

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .calls import Calls, Event, Key
+from .judgements import Judgements
 from .producers import Producer
 from .rollup import Rollup
 from .runs import Run
@@ -43,6 +44,7 @@ class RunFold:
         self._run = Run(run_id, self._producers)
         self._calls = Calls(run_id, self._producers, self._rollup)
         self._tools = Tools(run_id, self._producers)
+        self._judgements = Judgements(run_id)
         self._handlers: dict[str, Callable[[Key, Event], None]] = {
             "run.started": self._run.run_started,
             "run.finished": self._run.run_finished,
@@ -61,6 +63,11 @@ class RunFold:
             "agent.turn.finished": self._turn_finished,
             "tool.call.started": self._tools.started,
             "tool.call.finished": self._tools.finished,
+            "attempt.reserved": self._judgements.attempt_reserved,
+            "claim.made": self._judgements.claim_made,
+            "claim.checked": self._judgements.claim_checked,
+            "result.attached": self._judgements.result_attached,
+            "run.judged": self._judgements.judged,
         }
 
     def holds(self, producer: str, seq: int) -> bool:
@@ -94,8 +101,11 @@ class RunFold:
         hole = capture.reason if capture.state == "not captured" else None
         self._rollup.stand_for_unknown((self._run.day, *_UNSEEN, hole) if hole else None)
         usage, no_usage = self._rollup.settle()
+        judged, not_judged = self._judgements.settle()
+        others = self._counts() | self._judgements.columns()
         upserts = {
-            "run": [tuple(self._run.row(self._counts(), capture).values())],
+            "run": [tuple(self._run.row(others, capture).values())],
+            **judged,
             "producer": [tuple(p.row(self.run_id).values()) for p in self._changed.values()],
             "llm_call": [tuple(row.values()) for row in settled.calls],
             "llm_request": [tuple(row.values()) for row in settled.requests],
@@ -107,6 +117,7 @@ class RunFold:
         return Changes(
             upserts,
             {
+                **not_judged,
                 "llm_call": [(self.run_id, identity) for identity in gone],
                 "tool_call": [(self.run_id, identity) for identity in no_tools],
                 "usage": no_usage,

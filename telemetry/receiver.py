@@ -17,15 +17,11 @@ After the OTLP specification 1.11.0, ``docs/specification.md``, section OTLP/HTT
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ipaddress
 import zlib
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
-from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -34,10 +30,7 @@ from starlette.routing import Route
 
 from agent_shim.errors import EventError, JournalError
 from telemetry import otlp
-from telemetry.journal import Journal
-
-RETRY_AFTER_S = 3
-"""Python's exporters give up at once when asked to wait beyond their own deadline of 10 s."""
+from telemetry.intake import RETRY_AFTER_S, Accepted, Body, Busy, Intake, Take
 
 # google.rpc.Code by HTTP status.
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 405: 12, 413: 3, 415: 3, 503: 14}
@@ -45,34 +38,6 @@ _UNKNOWN = 2
 
 # Content encoding → window bits of zlib: which wrapper it expects.
 _WRAPPERS = {"gzip": 31, "deflate": 15}
-
-_INFLATING = 2
-"""Bodies that are inflated and decoded at the same time, each in a thread."""
-
-Result = TypeVar("Result")
-
-
-class Ask(Protocol):
-    """Runs a job on the thread that owns the journal."""
-
-    def __call__(self, job: Callable[[Journal], Result], /) -> Awaitable[Result]:
-        """What the job gives or raises; raises `Busy` when too many wait already."""
-        ...
-
-
-class Busy(Exception):
-    """Too many wait already, or the sink is about to stop."""
-
-
-class Limits(NamedTuple):
-    """Bounds on what is taken in."""
-
-    body_bytes: int = 20 * 1024 * 1024
-    """Of one body, as sent and as inflated; the collector's own default."""
-    total_bytes: int = 128 * 1024 * 1024
-    """Of all bodies that are being read or wait for their commit."""
-    body_seconds: float = 30.0
-    """For one body to arrive."""
 
 
 def is_loopback(host: str) -> bool:
@@ -84,14 +49,10 @@ def is_loopback(host: str) -> bool:
 
 
 def application(
-    ask: Ask,
-    *,
-    token: str | None,
-    limits: Limits | None = None,
-    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
+    intake: Intake, lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
 ) -> Starlette:
     """The sink as an ASGI application."""
-    receiver = _Receiver(ask, token, limits or Limits())
+    receiver = _Receiver(intake)
     routes = [
         Route("/v1/logs", receiver.logs, methods=["POST"]),
         Route("/v1/traces", receiver.traces, methods=["POST"]),
@@ -112,46 +73,31 @@ def application(
 
 
 class _Receiver:
-    def __init__(self, ask: Ask, token: str | None, limits: Limits) -> None:
-        self._ask = ask
-        self._token = None if token is None else token.encode()
-        self._limits = limits
-        self._taken_bytes = 0
-        self._received: Counter[str] = Counter()
-        self._inflating = CapacityLimiter(_INFLATING)
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
 
     # --- the three signals ---------------------------------------------------------------------------
 
     async def logs(self, request: Request) -> Response:
-        """Events go to the journal; records of others are counted."""
-        kind = self._admit(request)
-        with self._room() as take:
-            logs = await self._decoded(request, take, otlp.decode_logs, kind)
-            self._received["foreign_records"] += logs.foreign
-            if not logs.bodies:
-                return _accepted(kind)
-            source = f"sink, from {request.client.host if request.client else 'unknown'}"
-            ingested = await self._ask(lambda journal: journal.ingest(logs.bodies, source))
-        self._received.update(ingested._asdict())
-        kept = ingested.conflicts + ingested.quarantined
-        return _accepted(
-            kind, f"{kept} records are no events of their own and were put in quarantine" if kept else ""
-        )
+        """Log records."""
+        return await self._exported(request, self._intake.logs)
 
     async def traces(self, request: Request) -> Response:
-        """Our spans say nothing new, and those of others are only counted by this version."""
-        kind = self._admit(request)
-        with self._room() as take:
-            spans = await self._decoded(request, take, otlp.decode_spans, kind)
-        self._received.update(own_spans=spans.own, foreign_spans=spans.foreign, invalid_spans=spans.invalid)
-        return _accepted(kind, "trace or span id is not valid" if spans.invalid else "", spans.invalid)
+        """Spans."""
+        return await self._exported(request, self._intake.traces)
 
     async def metrics(self, request: Request) -> Response:
-        """Taken and counted, so that a client that sends all signals to one place goes on."""
+        """Metrics."""
+        return await self._exported(request, self._intake.metrics)
+
+    async def _exported(self, request: Request, signal: Callable[[Body], Awaitable[Accepted]]) -> Response:
         kind = self._admit(request)
-        with self._room() as take:
-            self._received["metrics"] += await self._decoded(request, take, otlp.decode_metrics, kind)
-        return _accepted(kind)
+        with self._intake.room() as take:
+            plain = await self._plain(request, take)
+            peer = request.client.host if request.client else "unknown"
+            accepted = await signal(Body(plain, kind, take, peer))
+        body = otlp.success(kind, accepted.message, accepted.rejected)
+        return Response(body, media_type=kind)
 
     # --- questions -----------------------------------------------------------------------------------
 
@@ -159,7 +105,7 @@ class _Receiver:
         """Which sequence numbers of a run are stored: producer → list of ranges, ends included."""
         self._authorise(request)
         run_id = request.path_params["run"]
-        return JSONResponse(await self._ask(lambda journal: journal.held(run_id)))
+        return JSONResponse(await self._intake.ask(lambda journal: journal.held(run_id)))
 
     async def health(self, _: Request) -> Response:
         """The process answers, whatever its journal does."""
@@ -167,8 +113,8 @@ class _Receiver:
 
     async def readiness(self, _: Request) -> Response:
         """The journal answers too; with what came in since the start, by kind."""
-        await self._ask(lambda journal: journal.held(""))
-        return JSONResponse({"status": "ready", "received": dict(self._received)})
+        await self._intake.ask(lambda journal: journal.held(""))
+        return JSONResponse({"status": "ready", "received": dict(self._intake.received)})
 
     # --- taking a body -------------------------------------------------------------------------------
 
@@ -180,57 +126,30 @@ class _Receiver:
         return kind
 
     def _authorise(self, request: Request) -> None:
-        if self._token is None:
-            if not is_loopback(request.url.hostname or ""):
-                raise HTTPException(403, "without a token, only requests to a loopback address are taken")
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+        if not self._intake.is_guarded and not is_loopback(request.url.hostname or ""):
+            raise HTTPException(403, "without a token, only requests to a loopback address are taken")
+        if not self._intake.knows(request.headers.get("authorization", "")):
             raise HTTPException(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
 
-    @contextmanager
-    def _room(self) -> Iterator[Callable[[int], None]]:
-        """Counts the bytes of one request among those of all, until it is answered."""
-        own = 0
-
-        def take(size: int) -> None:
-            nonlocal own
-            if self._taken_bytes + size > self._limits.total_bytes:
-                raise Busy("too much is waiting to be written")
-            own += size
-            self._taken_bytes += size
-
-        try:
-            yield take
-        finally:
-            self._taken_bytes -= own
-
-    async def _decoded(
-        self, request: Request, take: Callable[[int], None], decode: Callable[[bytes, str], Result], kind: str
-    ) -> Result:
+    async def _plain(self, request: Request, take: Take) -> Callable[[], bytes]:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity" and encoding not in _WRAPPERS:
             raise HTTPException(415, "Content-Encoding is none of gzip, deflate, identity")
-        sent = await self._body(request, take)
-        limit = self._limits.body_bytes
+        sent = await self._sent(request, take)
+        if encoding == "identity":
+            return lambda: sent
+        return lambda: _inflated(sent, _WRAPPERS[encoding], self._intake.limits.body_bytes)
 
-        def inflate_and_decode() -> tuple[int, Result]:
-            plain = sent if encoding == "identity" else _inflated(sent, _WRAPPERS[encoding], limit)
-            return len(plain), decode(plain, kind)
-
-        size, result = await to_thread.run_sync(inflate_and_decode, limiter=self._inflating)
-        take(size)
-        return result
-
-    async def _body(self, request: Request, take: Callable[[int], None]) -> bytes:
+    async def _sent(self, request: Request, take: Take) -> bytes:
+        limits = self._intake.limits
         chunks: list[bytes] = []
         total = 0
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
+            async with asyncio.timeout(limits.body_seconds):
                 async for chunk in request.stream():
                     total += len(chunk)
-                    if total > self._limits.body_bytes:
-                        raise HTTPException(413, f"the body is larger than {self._limits.body_bytes} bytes")
+                    if total > limits.body_bytes:
+                        raise HTTPException(413, f"the body is larger than {limits.body_bytes} bytes")
                     take(len(chunk))
                     chunks.append(chunk)
         except ClientDisconnect as error:
@@ -257,10 +176,6 @@ def _inflated(data: bytes, wrapper: int, limit: int) -> bytes:
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _accepted(kind: str, message: str = "", rejected_spans: int = 0) -> Response:
-    return Response(otlp.success(kind, message, rejected_spans), media_type=kind)
 
 
 def _failed(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -30,8 +30,16 @@ RUN = _columns(
     " base_commit task batch tags model_declared attempt trace_id parent_run host platform version capture"
     " capture_reason complete incomplete_reason calls requests failed_requests tool_calls failed_tool_calls"
     " never_executed_tool_calls pid stdout_bytes stderr_bytes stdout_tail stderr_tail user_s system_s"
-    " max_rss_bytes events"
+    " max_rss_bytes events claimed_success attempt_provisional verdict verdict_policy verdict_reason"
 )
+VERDICT = _columns(
+    "run_id policy policy_sha256 verdict reason empty_cause events_seen judged_at event_id"
+)
+CHECK = _columns("run_id policy name state need reason events")
+CLAIM = _columns(
+    "run_id name value source place made_at verdict reason transmitted observed events checked_at"
+)
+RESULT = _columns("run_id name source value unit attached_at event_id")
 CALL = _columns(
     "run_id call_id started_at finished_at duration_s source surface path host provider model_requested"
     " model tier_requested tier mode asynchronous stream ended error_type error_message error_code"
@@ -56,6 +64,10 @@ USAGE = _columns(
 COLUMNS: dict[str, tuple[str, ...]] = {
     "producer": tuple(PRODUCER),
     "run": tuple(RUN),
+    "verdict": tuple(VERDICT),
+    "check": tuple(CHECK),
+    "claim": tuple(CLAIM),
+    "result": tuple(RESULT),
     "llm_call": tuple(CALL),
     "llm_request": tuple(REQUEST),
     "tool_call": tuple(TOOL_CALL),

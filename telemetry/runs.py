@@ -19,6 +19,10 @@ _AS_GIVEN = (
 """Columns that have the name of their field in ``run.started``."""
 
 
+BYSTANDERS = ("deliverer", "judge")
+"""Roles of producers that write of a run without being part of it: it is complete without them."""
+
+
 class _Span(Pair):
     """A begin and an end event with their data as they came."""
 
@@ -110,13 +114,15 @@ class Run:
         return ", ".join(found.problems()) if found else "nothing of it arrived"
 
     def _recorded(self) -> list[Producer]:
-        """The producers that the run consists of: all but those that only deliver it."""
-        return [producer for producer in self._producers.values() if producer.role != "deliverer"]
+        """The producers that the run consists of."""
+        return [producer for producer in self._producers.values() if producer.role not in BYSTANDERS]
 
     def capture(self, calls: int) -> Capture:
         """Whether the calls of the run were seen; without a hook that took they are unknown, not zero."""
         if calls or any(producer.call_hook for producer in self._producers.values()):
             return Capture("captured", None)
+        if _chosen(self._runs).end_data.get("outcome") == "refused":
+            return Capture("captured", "nothing was started")  # no calls, and that is known
         process = _chosen(self._processes).begin_data
         if process.get("capture") == "none":
             return Capture("not captured", text(process.get("capture_reason")) or "no hook for this agent")
@@ -126,8 +132,8 @@ class Run:
         reason = f"hook failed: {'; '.join(failures[:MAX_NAMED])}" if failures else "no hook took"
         return Capture("not captured", reason)
 
-    def row(self, counts: Row, capture: Capture) -> Row:
-        """Its row; `counts` are columns that others count."""
+    def row(self, others: Row, capture: Capture) -> Row:
+        """Its row; `others` are columns that others know."""
         run, process = _chosen(self._runs), _chosen(self._processes)
         incomplete = self.incomplete()
         row = {
@@ -141,7 +147,7 @@ class Run:
             "capture_reason": capture.reason,
             "complete": incomplete is None,
             "incomplete_reason": incomplete,
-            **counts,
+            **others,
         }
         self._identity(row, run.begin_data)
         self._process(row, process)
@@ -153,7 +159,7 @@ class Run:
             row[name] = text(data.get(name))
         row["command"] = as_json(data.get("command"))
         row["tags"] = as_json(data.get("tags"))
-        row["attempt"] = small(data.get("attempt"))
+        row["attempt"] = small(data.get("attempt")) or row["attempt"]
         row["commit"] = row["commit_given"] = text(data.get("commit"))
         row["trace_id"] = _trace_of(text(data.get("trace_parent"))) or self._run_id
 

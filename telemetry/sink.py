@@ -1,4 +1,4 @@
-"""The sink: a server that takes events over OTLP/HTTP and writes them into a journal.
+"""The sink: a server that takes events over OTLP, by HTTP and gRPC, and writes them into a journal.
 
 Promises, each with its test in ``tests/test_sink.py``:
 
@@ -26,8 +26,9 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from agent_shim.errors import JournalUnreachable, SettingsError
+from telemetry.intake import Busy, Intake, Limits, Result
 from telemetry.journal import Journal
-from telemetry.receiver import Busy, Limits, Result, application, is_loopback
+from telemetry.receiver import application, is_loopback
 
 TOKEN = "AGENT_TELEMETRY_SINK_TOKEN"
 BACKLOG = 64
@@ -39,8 +40,22 @@ PATIENCE_S = 4.0
 """How long to wait for others that write the journal: clients wait 10 s for an answer."""
 
 
-def serve(journal_url: str, host: str, port: int, *, environ: Mapping[str, str] = os.environ) -> None:
-    """Run the sink until it is told to stop.
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+def serve(
+    journal_url: str,
+    host: str,
+    port: int,
+    grpc_port: int | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Run the sink until it is told to stop; without `grpc_port` it speaks HTTP alone.
 
     Raises `SettingsError` for an address that cannot be listened on, or not without a token, and
     `JournalTooNew`.
@@ -51,25 +66,31 @@ def serve(journal_url: str, host: str, port: int, *, environ: Mapping[str, str] 
             f"the sink does not listen on {host or 'every address'} without a token",
             hint=f"set {TOKEN}; clients: OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20<token>",
         )
+    if grpc_port is not None:
+        _listening(host, grpc_port).close()  # gRPC itself only says that it failed
     with _listening(host, port) as listener:
-        server(Writer(journal_url), token=token).run(sockets=[listener])
+        rpc = None if grpc_port is None else Address(host, grpc_port)
+        server(Writer(journal_url), token=token, rpc=rpc).run(sockets=[listener])
 
 
-def server(writer: Writer, *, token: str | None = None, limits: Limits | None = None) -> uvicorn.Server:
-    """The server, not started; it closes `writer` when it stops."""
+def server(
+    writer: Writer, *, token: str | None = None, limits: Limits | None = None, rpc: Address | None = None
+) -> uvicorn.Server:
+    """The server, not started; it closes `writer` when it stops. `rpc` is where it speaks gRPC as well."""
+    intake = Intake(writer.ask, token, limits or Limits())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         writer.start()
         try:
-            yield
+            async with _speaking_grpc(intake, rpc):
+                yield
         finally:
             await asyncio.to_thread(writer.close)
 
-    app = application(writer.ask, token=token, limits=limits, lifespan=lifespan)
     return uvicorn.Server(
         uvicorn.Config(
-            app,
+            application(intake, lifespan),
             http=_Protocol,
             ws="none",
             lifespan="on",
@@ -80,6 +101,21 @@ def server(writer: Writer, *, token: str | None = None, limits: Limits | None = 
             timeout_graceful_shutdown=GRACE_S,
         )
     )
+
+
+@asynccontextmanager
+async def _speaking_grpc(intake: Intake, address: Address | None) -> AsyncIterator[None]:
+    if address is None:
+        yield
+        return
+    from telemetry.grpc_receiver import GrpcReceiver  # 20 MB, only where it is wanted
+
+    receiver = GrpcReceiver(intake)
+    await receiver.start(*address)
+    try:
+        yield
+    finally:
+        await receiver.stop(GRACE_S)
 
 
 def _listening(host: str, port: int) -> socket.socket:

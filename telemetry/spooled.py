@@ -153,6 +153,11 @@ class Run:
         """The producers that live, or are gone without a word."""
         return [producer for producer in self.producers.values() if not producer.is_sealed]
 
+    def is_alive(self, without: set[str]) -> bool:
+        """Whether a process still writes here, those of the producers in `without` left out."""
+        others = [producer for producer in self.unsealed() if producer.producer not in without]
+        return any(producer.path.exists() and spool.is_alive(producer.path) for producer in others)
+
     def is_delivered(self, destination: str) -> bool:
         """Whether `destination` has all that is there now."""
         return all(producer.is_delivered(destination) for producer in self.producers.values())

@@ -140,6 +140,82 @@ class RunRow(SQLModel, table=True):
     system_s: float | None = None
     max_rss_bytes: int | None = Field(default=None, sa_type=BigInteger)
     events: int = Field(default=0, sa_type=BigInteger)
+    claimed_success: bool | None = None
+    """What the agent wrote of itself; NULL: nothing that was seen."""
+    attempt_provisional: bool | None = None
+    """The number of the attempt was given without a journal: others may have the same."""
+    verdict: str | None = None
+    """``pass``, ``fail`` or ``unknown``, by the latest judgement under any policy; NULL: not judged."""
+    verdict_policy: str | None = None
+    verdict_reason: str | None = None
+
+
+class VerdictRow(SQLModel, table=True):
+    """The latest judgement of a run under each policy."""
+
+    __tablename__ = "verdict"
+
+    run_id: str = Field(primary_key=True)
+    policy: str = Field(primary_key=True)
+    policy_sha256: str | None = None
+    verdict: str | None = None
+    reason: str | None = None
+    empty_cause: str | None = None
+    """Why the patch is empty, where it is."""
+    events_seen: int | None = Field(default=None, sa_type=BigInteger)
+    judged_at: str | None = None
+    event_id: str | None = None
+
+
+class CheckRow(SQLModel, table=True):
+    """A named check of the latest judgement under each policy."""
+
+    __tablename__ = "check"
+
+    run_id: str = Field(primary_key=True)
+    policy: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    state: str | None = None
+    """``pass``, ``fail`` or ``unknown``."""
+    need: str | None = None
+    """``pass``, ``not fail`` or ``none``: what the policy asks of it."""
+    reason: str | None = None
+    events: str | None = None
+    """JSON list: the events that it rests on."""
+
+
+class ClaimRow(SQLModel, table=True):
+    """An assertion about a run, and what became of it."""
+
+    __tablename__ = "claim"
+
+    run_id: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    value: str | None = None
+    source: str | None = None
+    place: str | None = None
+    made_at: str | None = None
+    verdict: str | None = None
+    """``confirmed``, ``refuted`` or ``no evidence``; NULL: not checked yet."""
+    reason: str | None = None
+    transmitted: str | None = None
+    observed: str | None = None
+    events: str | None = None
+    checked_at: str | None = None
+
+
+class ResultRow(SQLModel, table=True):
+    """A measured result of a run, the latest of each name and source."""
+
+    __tablename__ = "result"
+
+    run_id: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    source: str = Field(primary_key=True)
+    value: float | None = None
+    unit: str | None = None
+    attached_at: str | None = None
+    event_id: str | None = None
 
 
 class CallRow(SQLModel, table=True):

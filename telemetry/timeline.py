@@ -268,12 +268,16 @@ def _recorded(run: Any) -> str:
 def configuration(timeline: Timeline) -> Iterator[str]:
     """Parameter by parameter: what the agent has configured, and what was sent in how many calls."""
     sent = parameters(timeline)
-    for name in sorted(sent.keys() | timeline.configured.keys()):
+    absent = [name for name, values in sent.items() if list(values) == [ABSENT]]
+    silent = [name for name in absent if name not in timeline.configured]
+    for name in sorted((sent.keys() | timeline.configured.keys()) - set(silent)):
         told = [f"configured {value}" for value in timeline.configured.get(name, {})]
         for value, calls in sent.get(name, {}).items():
             what = ABSENT if value == ABSENT else f"sent {value}"
             told.append(f"{what} in {calls} call{'' if calls == 1 else 's'}")
         yield f"{name}: {', '.join(told)}"
+    if silent:
+        yield f"{ABSENT} in every call: {', '.join(silent)}"
 
 
 def parameters(timeline: Timeline) -> dict[str, dict[str, int]]:

@@ -164,7 +164,7 @@ def runs(draw: st.DrawFn, run: str = RUN) -> list[Event]:
 
 def _act(draw: st.DrawFn, agent: Process, process: str) -> None:
     agent.made.now += draw(st.sampled_from([0, -5 * STEP_NS, 86_400_000_000_000]))
-    act = draw(st.sampled_from(["call", "turn", "tool", "hook", "lost", "unknown"]))
+    act = draw(st.sampled_from(["call", "turn", "tool", "hook", "lost", "judge", "unknown"]))
     if act == "call":
         _call(draw, agent, process)
     elif act == "turn":
@@ -192,9 +192,29 @@ def _act(draw: st.DrawFn, agent: Process, process: str) -> None:
         agent.say(events.HookFailed(target=target, point="x", error_type="E"))
     elif act == "lost":
         agent.say(events.EventsLost(reasons={"ENOSPC": 2}))
+    elif act == "judge":
+        _judge(draw, agent)
     else:
         agent.seq += 1
         agent.tell("weather.changed", {"to": [1]})
+
+
+def _judge(draw: st.DrawFn, agent: Process) -> None:
+    value, name = draw(st.sampled_from(["true", "false"])), draw(st.sampled_from(["success", "n"]))
+    agent.say(events.AttemptReserved(number=draw(st.integers(1, 3))))
+    agent.say(events.ClaimMade(name=name, value=value, source="option"))
+    agent.say(events.ClaimChecked(name=name, value=value, verdict="refuted", reason="it is not so"))
+    agent.say(events.ResultAttached(name=name, value=draw(st.floats(0, 2)), source="bench"))
+    names = draw(st.lists(st.sampled_from(["exit", "applies", "empty"]), unique=True))
+    agent.say(
+        events.RunJudged(
+            policy=draw(st.sampled_from(["default", "strict"])),
+            policy_sha256="0",
+            verdict=draw(st.sampled_from(["pass", "unknown"])),
+            reason="because",
+            checks=[{"name": check, "state": draw(st.sampled_from(["pass", "odd"]))} for check in names],
+        )
+    )
 
 
 def _call(draw: st.DrawFn, agent: Process, parent: str) -> None:

@@ -81,11 +81,15 @@ def test_every_module_has_its_place_in_the_layers(module: str) -> None:
 
 def test_every_package_that_is_imported_is_declared() -> None:
     """A package that comes only with another one goes away with it."""
-    declared = {re.match(r"[\w.-]+", line)[0].lower() for line in _declared()}  # type: ignore[index]
+    declared = {_normal(re.split(r"[^\w.-]", line)[0]) for line in _declared()}
     providers = packages_distributions()
     for path, name in _third_party_imports():
-        names = {distribution.lower() for distribution in providers.get(name, [])}
+        names = {_normal(distribution) for distribution in providers.get(name, [])}
         assert names & declared, f"{path.relative_to(ROOT)} imports {name}, which no dependency declares"
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _declared() -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+import telemetry.deliverer
 from agent_shim import spool
 from agent_shim.events import CaptureFailed, RunFinished, RunStarted
 from agent_shim.spool import Spool, new_id
@@ -378,12 +379,56 @@ def test_a_deliverer_that_cannot_be_waited_for_is_said(settings: Settings) -> No
     os.close(held)
 
 
+def test_a_run_that_goes_elsewhere_is_nothing_to_wait_for(settings: Settings, tmp_path: Path) -> None:
+    writer = Writer(settings.home).write()
+    places.write_destination(settings.home, writer.run, Destination(str(tmp_path / "other.db")))
+    writer.die()
+    held = handover.lock(settings.home)
+    assert held is not None
+    assert settle(settings, limit_s=60).waiting == {}
+    os.close(held)
+
+
 def test_it_ends_when_nothing_is_left(settings: Settings) -> None:
     writer = Writer(settings.home).write().die()
     handover.start(settings, {})
     eventually(lambda: delivered(settings, writer.run).exists())
     eventually(lambda: not handover.is_running(settings.home))
     assert (settings.home / "deliverer.log").read_text() == ""
+
+
+def test_a_run_that_began_while_it_was_leaving_is_not_forgotten(settings: Settings) -> None:
+    """That run found the lock held, so it started no deliverer of its own."""
+    first = Writer(settings.home).write().die()
+    late = new_id()
+
+    def work() -> None:
+        os.environ["AGENT_TELEMETRY_HOME"] = str(settings.home)
+        hold, began = telemetry.deliverer._hold, []
+
+        def hold_and_begin(given: Settings) -> set[str]:
+            left = hold(given)
+            if not began:
+                began.append(Writer(given.home, late).write().die())
+            return left
+
+        telemetry.deliverer._hold = hold_and_begin
+        telemetry.deliverer.main()
+
+    assert in_a_child(work) == 0
+    assert_same(settings, first.run)
+    assert_same(settings, late)
+
+
+def test_many_runs_at_once_share_one_deliverer(settings: Settings) -> None:
+    wrap = Wrap(settings.home)
+    settings.home.mkdir()
+    started = [wrap.start(["sh", "-c", f"sleep 0.2; exit {n}"], task=f"n{n}") for n in range(6)]
+    codes = [process.communicate() and process.returncode for process in started]
+    assert codes == list(range(6))
+    eventually(lambda: not handover.is_running(settings.home))
+    ended = journal_rows(settings, "select task, exit_code, complete from run order by task")
+    assert [tuple(row) for row in ended] == [(f"n{n}", n, True) for n in range(6)]
 
 
 def test_it_gets_of_the_environment_only_what_names_a_destination(settings: Settings) -> None:
@@ -473,6 +518,20 @@ def test_a_password_comes_from_the_environment_and_is_never_on_disk(
         path for path in settings.home.rglob("*") if path.is_file() and b"s3cret-word" in path.read_bytes()
     ]
     postgres.drop(url)
+
+
+def test_a_seal_that_cannot_be_written_keeps_nobody_there(settings: Settings) -> None:
+    """The disk is full, or the folder is read-only."""
+    writer = Writer(settings.home).write().die()
+    deliverer = Deliverer(settings, os.environ, exports=False)
+    deliverer._seal_of(writer.run).folder = settings.home / "deliverer.lock" / "no folder"
+    (settings.home / "deliverer.lock").touch()
+    deliverer.follow(patience_s=0.5)
+    deliverer.close()
+    assert deliverer.left() == {writer.run}
+    assert len(in_journal(settings, writer.run)[writer.producer]) == 2
+    settle(settings)
+    assert_same(settings, writer.run)
 
 
 # --- an OpenTelemetry endpoint ---------------------------------------------------------------------

@@ -512,12 +512,14 @@ def test_a_newer_journal_is_refused_and_untouched(place: str) -> None:
         assert len(column(opened, "event.body")) == len(small_run().events)
 
 
+TODAY = database.HEAD
+"""The revision that the tables of this program have."""
 NEXT = """
 from alembic import op
 import sqlalchemy as sa
 
-revision = "0002"
-down_revision = "0001"
+revision = "next"
+down_revision = "{head}"
 
 def upgrade():
     op.add_column("run", sa.Column("mood", sa.String()))
@@ -535,20 +537,20 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "program" / "migrations"
     shutil.copytree(here, copy)
     monkeypatch.setattr(database, "MIGRATIONS", copy)
-    monkeypatch.setattr(database, "HEAD", "0002")
-    return copy / "versions" / "0002_mood.py"
+    monkeypatch.setattr(database, "HEAD", "next")
+    return copy / "versions" / "next_mood.py"
 
 
 def test_an_upgrade_keeps_a_copy_of_the_journal_as_it_was(tmp_path: Path, next_version: Path) -> None:
     path = tmp_path / "journal.db"
     _older(path)
-    next_version.write_text(NEXT.format(then=""))
+    next_version.write_text(NEXT.format(head=TODAY, then=""))
     with Journal.open(path) as upgraded, upgraded.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT mood FROM run").scalars().all() == ["good"]
-    copy = path.with_name("journal.db.before-upgrade-from-0001")
+    copy = path.with_name(f"journal.db.before-upgrade-from-{TODAY}")
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with closing(sqlite3.connect(copy)) as kept:
-        assert kept.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert kept.execute("SELECT version_num FROM alembic_version").fetchone() == (TODAY,)
         assert kept.execute("SELECT count(*) FROM event").fetchone() == (len(small_run().events),)
 
 
@@ -558,18 +560,18 @@ def test_a_migration_that_dies_in_the_middle_leaves_the_old_journal(
 ) -> None:
     path = tmp_path / "journal.db"
     _older(path)
-    next_version.write_text(NEXT.format(then=then))
+    next_version.write_text(NEXT.format(head=TODAY, then=then))
     program = (
         "import sys; from pathlib import Path; from telemetry import database;"
-        "database.HEAD = '0002'; database.MIGRATIONS = Path(sys.argv[2]); database.connect(sys.argv[1])"
+        "database.HEAD = 'next'; database.MIGRATIONS = Path(sys.argv[2]); database.connect(sys.argv[1])"
     )
     process = start(program, str(path), str(next_version.parent.parent))
     process.communicate(timeout=60)
     assert process.returncode != 0
     with closing(sqlite3.connect(path)) as left:
-        assert left.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert left.execute("SELECT version_num FROM alembic_version").fetchone() == (TODAY,)
         assert "mood" not in [row[1] for row in left.execute("PRAGMA table_info(run)")]
-    next_version.write_text(NEXT.format(then=""))
+    next_version.write_text(NEXT.format(head=TODAY, then=""))
     with Journal.open(path) as upgraded:
         assert len(column(upgraded, "event.body")) == len(small_run().events)
 

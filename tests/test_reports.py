@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from telemetry import queries, reports, timeline
 from telemetry.costs import price_pending
+from telemetry.estimates import vocabulary
 from telemetry.journal import Journal
 from telemetry.pricing import PriceBook
 from telemetry.reports import Form
@@ -250,7 +252,7 @@ def eventful() -> Told:
     run.call(
         parent=turn,
         usage=usage(1_000, 100, cached=200, reasoning=60),
-        started={"parameters": {"temperature": 0.5}, "absent": ["parallel_tool_calls"]},
+        started={"parameters": {"temperature": 0.5}, "absent": ["parallel_tool_calls", "seed", "top_p"]},
     )
     run.tool("bash", ended="failed", error_type="ToolError", error_message=f"no{EVIL}")
     lost = run.tell(
@@ -300,7 +302,12 @@ def test_a_run_as_json_has_everything(shown: Callable[[str], str]) -> None:
     )
     assert (last["cost"], last["cost_reason"], last["usage_source"]) == (None, "usage unknown", "unknown")
     assert [request["http_status"] for request in last["requests"]] == [429, None]
-    assert found["parameters_sent"] == {"parallel_tool_calls": {"absent": 1}, "temperature": {"0.5": 1}}
+    assert found["parameters_sent"] == {
+        "parallel_tool_calls": {"absent": 1},
+        "seed": {"absent": 1},
+        "temperature": {"0.5": 1},
+        "top_p": {"absent": 1},
+    }
     assert found["parameters_configured"] == {"parallel_tool_calls": {"false": 1}}
     assert found["usage"]["cost_reason"] == "1 of 2 calls unknown"
     assert found["run"]["stdout_tail"] == f"one\n{EVIL}two\n"
@@ -319,12 +326,33 @@ def test_a_run_for_people(shown: Callable[[str], str], monkeypatch: pytest.Monke
         "cost      ≥ $0.0020 (1 of 2 calls unknown)",
         "  parallel_tool_calls: configured false, absent in 1 call",
         "  temperature: sent 0.5 in 1 call",
+        "  absent in every call: seed, top_p",
         "  1 × ToolError: no␛]0;pwned␇␛[2J\\u202e",
         "  … 30 lines before (--json has them)",
         "  49",
     ):
         assert expected in lines, expected
     assert all(char.isprintable() or char == "\n" for char in story)
+
+
+@pytest.mark.skipif(vocabulary("o200k_base", os.environ) is None, reason="needs tiktoken's vocabulary")
+def test_an_estimate_is_called_one(tmp_path: Path) -> None:
+    run = Told(1).start()
+    run.call(
+        started={"input": {"messages": [{"role": "user", "content": "Hello"}]}},
+        ended="closed_early",
+        usage_missing="the stream ended before its usage (closed early)",
+    )
+    with priced(tmp_path / "journal.db", run.finish()) as journal:
+        found = queries.timeline(journal.engine, queries.run(journal.engine, "@last"), BOOK)
+    first, _ = records(text("lines", lambda form: timeline.show(found, form)))
+    assert first["detail"] == "about 7 in, estimated; out unknown · ≥ $0.00000087"
+    assert first["input_tokens"] == "", "what was not reported is not in the column of what was"
+    call = json.loads(text("json", lambda form: timeline.show(found, form)))["calls"][0]
+    assert call["input_tokens_estimated"] == {"tokens": 7, "encoding": "o200k_base", "assumed": False}
+    assert (call["usage_source"], call["cost_reason"]) == ("estimated", "estimated from the input alone")
+    assert found.cost.coverage.calls == {"estimated": 1}
+    assert found.cost.tokens["output"].value is None
 
 
 def test_a_run_without_anything_seen_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
