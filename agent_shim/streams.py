@@ -93,11 +93,12 @@ class BodyWatch:
         """The response was closed. While a read is under way, its own end says more."""
         if self.over or self.reading:
             return
-        if self.findings.terminal or (self.findings.finish_reasons and self.findings.usage):
-            self.finish("completed")
+        findings = self.findings
+        if findings.terminal or findings.error_type or (findings.finish_reasons and findings.usage):
+            self.finish("completed")  # or failed, if that is what the stream itself said
             return
-        if self.events is None and not self._pieces and self.findings.not_decoded is None:
-            self.findings.not_decoded = "the body was not read through a decoding reader"
+        if self.events is None and not self._pieces and findings.not_decoded is None:
+            findings.not_decoded = "the body was not read through a decoding reader"
         self.finish("closed_early")
 
     def abandoned(self) -> None:
