@@ -93,17 +93,23 @@ class BodyWatch:
         """The response was closed. While a read is under way, its own end says more."""
         if self.over or self.reading:
             return
-        findings = self.findings
-        if findings.terminal or findings.error_type or (findings.finish_reasons and findings.usage):
-            self.finish("completed")  # or failed, if that is what the stream itself said
+        if self._said_all():
+            self.finish("completed")
             return
-        if self.events is None and not self._pieces and findings.not_decoded is None:
-            findings.not_decoded = "the body was not read through a decoding reader"
+        if self.events is None and not self._pieces and self.findings.not_decoded is None:
+            self.findings.not_decoded = "the body was not read through a decoding reader"
         self.finish("closed_early")
 
     def abandoned(self) -> None:
         """The response was collected as garbage. Takes no lock."""
-        self.finish("completed" if self.findings.terminal else "abandoned", later=True)
+        self.finish("completed" if self._said_all() else "abandoned", later=True)
+
+    def _said_all(self) -> bool:
+        """Whether the stream itself said that it is over, or what went wrong; then the call says the same."""
+        findings = self.findings
+        if findings.terminal or findings.error_type:
+            return True
+        return bool(findings.finish_reasons and findings.usage)
 
     def finish(self, ended: str, error: BaseException | None = None, *, later: bool = False) -> None:
         """End the call, once."""
