@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,8 +30,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from agent_shim.errors import EventError, JournalError
-from telemetry import otlp
+from agent_shim.errors import EventError, JournalError, SettingsError
+from telemetry import attempts, otlp
 from telemetry.intake import RETRY_AFTER_S, Accepted, Body, Busy, Intake, Take
 
 # google.rpc.Code by HTTP status.
@@ -58,12 +60,14 @@ def application(
         Route("/v1/traces", receiver.traces, methods=["POST"]),
         Route("/v1/metrics", receiver.metrics, methods=["POST"]),
         Route("/v1/runs/{run}/held", receiver.held, methods=["GET"]),
+        Route("/v1/attempts", receiver.attempts, methods=["POST"]),
         Route("/healthz", receiver.health, methods=["GET"]),
         Route("/readyz", receiver.readiness, methods=["GET"]),
     ]
     handlers = {
         HTTPException: _refused,
         EventError: _undecodable,
+        SettingsError: _undecodable,
         JournalError: _not_now,
         Busy: _not_now,
         TimeoutError: _not_now,
@@ -106,6 +110,16 @@ class _Receiver:
         self._authorise(request)
         run_id = request.path_params["run"]
         return JSONResponse(await self._intake.ask(lambda journal: journal.held(run_id)))
+
+    async def attempts(self, request: Request) -> Response:
+        """Reserves the number of an attempt: ``{"run": …, "repository": …, "commit": …, "agent": …, "model": …}``
+        gives ``{"attempt": number}``, the same for the same run."""
+        self._authorise(request)
+        with self._intake.room() as take:
+            asked = _object(await self._sent(request, take))
+        names = [asked.get(name) for name in ("run", "repository", "commit", "agent", "model")]
+        number = await self._intake.ask(lambda journal: attempts.reserve(journal, *names))
+        return JSONResponse({"attempt": number})
 
     async def health(self, _: Request) -> Response:
         """The process answers, whatever its journal does."""
@@ -169,6 +183,16 @@ def _inflated(data: bytes, wrapper: int, limit: int) -> bytes:
     if not stream.eof or stream.unused_data:
         raise HTTPException(400, "the body cannot be inflated: it ends too early or too late")
     return plain
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise HTTPException(400, "the body is not a JSON object")
+    return content
 
 
 # --- answers --------------------------------------------------------------------------------------

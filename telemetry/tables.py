@@ -11,7 +11,7 @@ transaction by `telemetry.projections`, and can be dropped and made again. Conve
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
@@ -42,6 +42,23 @@ class QuarantineRow(SQLModel, table=True):
     source: str
     """Where it came from: a spool file, or a peer of the sink."""
     content: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class AttemptRow(SQLModel, table=True):
+    """A number that a run reserved (`telemetry.attempts`). No view: a rebuild leaves it alone."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (
+        UniqueConstraint("repository", "commit", "agent", "model", "number", name="attempt_number"),
+    )
+
+    run_id: str = Field(primary_key=True)
+    repository: str
+    commit: str
+    agent: str
+    model: str
+    """As declared. Empty where one of the four is not known."""
+    number: int
 
 
 class ProducerRow(SQLModel, table=True):
