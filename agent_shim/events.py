@@ -16,19 +16,37 @@ where named tuples cost a third of the import time.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, TypeVar, Union, get_args
 
 FORMAT_VERSION = 1
 """Version of the stored form of an event; written as ``v`` into each."""
 
 
+_Kind = TypeVar("_Kind", bound=type)
+
+
+def _named(name: str) -> Callable[[_Kind], _Kind]:
+    """Gives an event type its name, as the attribute ``event``: a body of a named tuple takes only fields."""
+
+    def give(kind: _Kind) -> _Kind:
+        kind.event = name  # type: ignore[attr-defined]
+        return kind
+
+    return give
+
+
+def name_of(event: Any) -> str:
+    """The name of an event, or of an event type."""
+    name: str = event.event
+    return name
+
+
 # --- the run and its processes ------------------------------------------------------------------
 
 
+@_named("run.started")
 class RunStarted(NamedTuple):
     """A run began: one execution of an agent, with the identity it was given."""
-
-    event = "run.started"
 
     way: str
     """How the run is recorded: ``run``, ``stand-in`` or ``context`` (``with agent_shim.run()``)."""
@@ -64,10 +82,9 @@ class RunStarted(NamedTuple):
     """Whether prompt and tool content was asked to be kept."""
 
 
+@_named("run.finished")
 class RunFinished(NamedTuple):
     """The run ended and its recorder could still say how. Ends ``run.started``."""
-
-    event = "run.finished"
 
     outcome: str
     """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``oom_killed``, ``spawn_failed``; ``refused``
@@ -82,10 +99,9 @@ class RunFinished(NamedTuple):
     the run to be complete."""
 
 
+@_named("process.started")
 class ProcessStarted(NamedTuple):
     """The agent's process was started by the wrapper."""
-
-    event = "process.started"
 
     pid: int | None = None
     executable: str | None = None
@@ -98,10 +114,9 @@ class ProcessStarted(NamedTuple):
     terminal: bool | None = None
 
 
+@_named("process.finished")
 class ProcessFinished(NamedTuple):
     """The agent's process is gone. Ends ``process.started``."""
-
-    event = "process.finished"
 
     outcome: str
     """``exited``, ``signaled``, ``timeout``, ``cancelled``, ``oom_killed`` or ``spawn_failed``."""
@@ -126,10 +141,9 @@ class ProcessFinished(NamedTuple):
     """Descendants that outlived the process and were ended: pid and command."""
 
 
+@_named("producer.started")
 class ProducerStarted(NamedTuple):
     """A process began to write events. Always the first event of its producer."""
-
-    event = "producer.started"
 
     role: str
     """``agent``, ``wrapper``, ``deliverer`` or ``judge``."""
@@ -147,10 +161,9 @@ class ProducerStarted(NamedTuple):
     """The producer of the process that this one was forked from."""
 
 
+@_named("producer.sealed")
 class ProducerSealed(NamedTuple):
     """A producer will write no more. Written by itself on an orderly end, else by the deliverer."""
-
-    event = "producer.sealed"
 
     producer: str
     last_seq: int
@@ -167,10 +180,9 @@ class ProducerSealed(NamedTuple):
 # --- calls to models ----------------------------------------------------------------------------
 
 
+@_named("llm.call.started")
 class CallStarted(NamedTuple):
     """One logical call of a model client began; the client's own retries are requests inside it."""
-
-    event = "llm.call.started"
 
     surface: str
     """``chat.completions``, ``responses``, ``embeddings``, … or the path when it is not decoded."""
@@ -207,10 +219,9 @@ class CallStarted(NamedTuple):
     """The request's content; only when content is kept."""
 
 
+@_named("llm.call.finished")
 class CallFinished(NamedTuple):
     """The call ended, one way or another. Ends ``llm.call.started``."""
-
-    event = "llm.call.finished"
 
     ended: str
     """``completed``, ``failed``, ``closed_early``, ``abandoned``, ``cancelled`` or ``interrupted``."""
@@ -249,10 +260,9 @@ class CallFinished(NamedTuple):
     """The response's content; only when content is kept."""
 
 
+@_named("llm.request.started")
 class RequestStarted(NamedTuple):
     """One HTTP request of a call was sent."""
-
-    event = "llm.request.started"
 
     number: int
     """1 for the first request of the call, 2 for the client's first retry, …"""
@@ -264,10 +274,9 @@ class RequestStarted(NamedTuple):
     """The same for the same request: how a futile repetition is told."""
 
 
+@_named("llm.request.finished")
 class RequestFinished(NamedTuple):
     """The HTTP request was answered (headers received) or failed. Ends ``llm.request.started``."""
-
-    event = "llm.request.finished"
 
     http_status: int | None = None
     http_request_id: str | None = None
@@ -286,10 +295,9 @@ class RequestFinished(NamedTuple):
 # --- the agent ----------------------------------------------------------------------------------
 
 
+@_named("agent.turn.started")
 class TurnStarted(NamedTuple):
     """The agent asked its model layer for an answer, whichever provider is behind it."""
-
-    event = "agent.turn.started"
 
     agent: str | None = None
     provider: str | None = None
@@ -300,10 +308,9 @@ class TurnStarted(NamedTuple):
     tool_count: int | None = None
 
 
+@_named("agent.turn.finished")
 class TurnFinished(NamedTuple):
     """The agent's model layer answered or raised. Ends ``agent.turn.started``."""
-
-    event = "agent.turn.finished"
 
     ended: str
     """``completed``, ``failed`` or ``cancelled``."""
@@ -316,10 +323,9 @@ class TurnFinished(NamedTuple):
     """Usage as the agent keeps it; counted only where no request was seen on the wire."""
 
 
+@_named("tool.call.started")
 class ToolCallStarted(NamedTuple):
     """A tool call requested by a model began to execute."""
-
-    event = "tool.call.started"
 
     tool: str
     call_id: str | None = None
@@ -330,10 +336,9 @@ class ToolCallStarted(NamedTuple):
     arguments_sha256: str | None = None
 
 
+@_named("tool.call.finished")
 class ToolCallFinished(NamedTuple):
     """The tool call returned or raised. Ends ``tool.call.started``."""
-
-    event = "tool.call.finished"
 
     ended: str
     """``completed``, ``failed`` (the tool said so), ``raised`` or ``cancelled``."""
@@ -347,10 +352,9 @@ class ToolCallFinished(NamedTuple):
 # --- what the run left behind --------------------------------------------------------------------
 
 
+@_named("tree.captured")
 class TreeCaptured(NamedTuple):
     """The files of the worktree as they were, byte for byte: tracked, changed and untracked ones."""
-
-    event = "tree.captured"
 
     moment: str
     """``start`` or ``end``."""
@@ -375,10 +379,9 @@ class TreeCaptured(NamedTuple):
     elapsed_ns: int | None = None
 
 
+@_named("patch.captured")
 class PatchCaptured(NamedTuple):
     """What the run changed: the difference between the trees of its start and its end, commits included."""
-
-    event = "patch.captured"
 
     reason: str | None = None
     """Why the patch is unknown; then all that follows is what could still be told."""
@@ -428,10 +431,9 @@ class PatchCaptured(NamedTuple):
     elapsed_ns: int | None = None
 
 
+@_named("trajectory.read")
 class TrajectoryRead(NamedTuple):
     """What the agent itself wrote about the run, read after its end. Claims of the agent, nothing more."""
-
-    event = "trajectory.read"
 
     path: str
     reason: str | None = None
@@ -464,10 +466,9 @@ class TrajectoryRead(NamedTuple):
 # --- the recorder itself ------------------------------------------------------------------------
 
 
+@_named("hook.attached")
 class HookAttached(NamedTuple):
     """A hook took: from here on the named target is captured in this process."""
-
-    event = "hook.attached"
 
     target: str
     """``openai``, ``trae.tools``, ``trae.docker_tools`` or ``trae.llm``."""
@@ -476,10 +477,9 @@ class HookAttached(NamedTuple):
     """The functions that were wrapped."""
 
 
+@_named("hook.failed")
 class HookFailed(NamedTuple):
     """A hook did not take: what it names is not captured in this process."""
-
-    event = "hook.failed"
 
     target: str
     version: str | None = None
@@ -488,22 +488,20 @@ class HookFailed(NamedTuple):
     error_message: str | None = None
 
 
+@_named("capture.failed")
 class CaptureFailed(NamedTuple):
     """Our own code failed while looking at something; the agent's call was not touched."""
-
-    event = "capture.failed"
 
     where: str
     error_type: str
     error_message: str | None = None
-    count: int = 1
+    times: int = 1
     """How often since the last event of this kind."""
 
 
+@_named("events.lost")
 class EventsLost(NamedTuple):
     """Events could not be written to the spool; by reason, since the last event of this kind."""
-
-    event = "events.lost"
 
     reasons: dict[str, int]
     """Number of events by reason: ``ENOSPC``, ``EROFS``, ``encoding``, …"""
@@ -512,10 +510,9 @@ class EventsLost(NamedTuple):
 # --- attempts, claims and judgements -------------------------------------------------------------
 
 
+@_named("attempt.reserved")
 class AttemptReserved(NamedTuple):
     """The run is the n-th try at its commit, by this agent with this declared model."""
-
-    event = "attempt.reserved"
 
     number: int
     limit: int | None = None
@@ -524,10 +521,9 @@ class AttemptReserved(NamedTuple):
     """The journal could not be reached: others may have the same number."""
 
 
+@_named("attempt.refused")
 class AttemptRefused(NamedTuple):
     """Nothing was started: the commit has had its attempts, or is solved."""
-
-    event = "attempt.refused"
 
     reason: str
     """``exhausted``, ``solved`` or ``journal unreachable``."""
@@ -540,25 +536,23 @@ class AttemptRefused(NamedTuple):
     policy: str | None = None
 
 
+@_named("claim.made")
 class ClaimMade(NamedTuple):
     """Somebody asserts something of the run, which is to be checked."""
 
-    event = "claim.made"
-
     name: str
-    """A parameter of the request, such as ``parallel_tool_calls``; or ``success``."""
+    """A parameter of the request, such as ``parallel_tool_calls``, or ``model``."""
     value: str
     """As given; a number, true or false as JSON has it."""
     source: str
-    """``option``, ``file``, or ``trajectory`` for what the agent wrote of itself."""
+    """``option`` or ``file``."""
     place: str | None = None
     """The file in which it stands."""
 
 
+@_named("claim.checked")
 class ClaimChecked(NamedTuple):
     """A claim was held against what was transmitted and what was observed."""
-
-    event = "claim.checked"
 
     name: str
     value: str
@@ -573,10 +567,9 @@ class ClaimChecked(NamedTuple):
     """The events that it rests on."""
 
 
+@_named("result.attached")
 class ResultAttached(NamedTuple):
     """A measured result was attached to the run afterwards: a speed-up, a number of passed tests."""
-
-    event = "result.attached"
 
     name: str
     value: float
@@ -585,10 +578,9 @@ class ResultAttached(NamedTuple):
     unit: str | None = None
 
 
+@_named("run.judged")
 class RunJudged(NamedTuple):
     """The run was judged under a policy. The latest judgement under each policy counts."""
-
-    event = "run.judged"
 
     policy: str
     policy_sha256: str
@@ -635,16 +627,16 @@ Event = Union[
     RunJudged,
 ]
 
-VOCABULARY: dict[str, Any] = {kind.event: kind for kind in Event.__args__}
+VOCABULARY: dict[str, Any] = {name_of(kind): kind for kind in get_args(Event)}
 """Every event type by its name."""
 
 BEGIN_OF: dict[str, str] = {
-    RunFinished.event: RunStarted.event,
-    ProcessFinished.event: ProcessStarted.event,
-    CallFinished.event: CallStarted.event,
-    RequestFinished.event: RequestStarted.event,
-    TurnFinished.event: TurnStarted.event,
-    ToolCallFinished.event: ToolCallStarted.event,
+    name_of(RunFinished): name_of(RunStarted),
+    name_of(ProcessFinished): name_of(ProcessStarted),
+    name_of(CallFinished): name_of(CallStarted),
+    name_of(RequestFinished): name_of(RequestStarted),
+    name_of(TurnFinished): name_of(TurnStarted),
+    name_of(ToolCallFinished): name_of(ToolCallStarted),
 }
 """End event → its begin event."""
 

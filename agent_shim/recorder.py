@@ -79,7 +79,7 @@ class Recorder:
                 return
             self._failures[where] = (now, 0)
             event = CaptureFailed(
-                where=where, error_type=error_type(error), error_message=message_of(error), count=count + 1
+                where=where, error_type=error_type(error), error_message=message_of(error), times=count + 1
             )
             (self.spool.append_later if later else self.spool.append)(event)
         except Exception:

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
 from . import canonical
-from .events import FORMAT_VERSION, Event, EventsLost, ProducerSealed, ProducerStarted, event_id
+from .events import FORMAT_VERSION, Event, EventsLost, ProducerSealed, ProducerStarted, event_id, name_of
 
 LOSSY_MODE = 0o700
 CLEAN_MODE = 0o600
@@ -162,7 +162,7 @@ class Spool:
         """Everything of the line behind the sequence number, redacted; the costly part, outside the lock."""
         data = {name: value for name, value in zip(event._fields, event) if value is not None}
         data, altered = canonical.canonical(data, self._redact)
-        head = f',"name":"{event.event}","time":{self._clock()},"mono":{self._monotonic()}'
+        head = f',"name":"{name_of(event)}","time":{self._clock()},"mono":{self._monotonic()}'
         if begin:
             head += f',"begin":"{begin}"'
         if parent:

@@ -40,7 +40,7 @@ JSON = "application/json"
 MAX_MESSAGE = 1024
 """Characters of a message in an answer; answers stay far below the 4 MiB that clients read."""
 
-_SPAN_BEGINS = events.BEGINS - {events.RequestStarted.event}
+_SPAN_BEGINS = events.BEGINS - {events.name_of(events.RequestStarted)}
 _MARKS = frozenset((attributes.RUN, attributes.PRODUCER, attributes.SEQ))
 
 Request = TypeVar("Request", ExportLogsServiceRequest, ExportTraceServiceRequest, ExportMetricsServiceRequest)

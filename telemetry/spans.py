@@ -135,7 +135,7 @@ class SpanFold:
         self._totals.add(event["producer"], event["seq"], event)
         self._note(producer, event)
         closed = list(self._closed_in(producer))
-        if event["name"] == events.ProducerSealed.event:
+        if event["name"] == events.name_of(events.ProducerSealed):
             closed += self._closed_in(
                 self._producer(text(event["data"].get("producer")) or event["producer"])
             )
@@ -173,25 +173,25 @@ class SpanFold:
 
     def _note(self, producer: _Producer, event: Event) -> None:
         name, data = event["name"], event["data"]
-        if name == events.RunStarted.event:
+        if name == events.name_of(events.RunStarted):
             self._started = self._started or event
-        elif name == events.RunFinished.event:
+        elif name == events.name_of(events.RunFinished):
             if self._finished is None or event["seq"] < self._finished["seq"]:
                 self._finished = event
         elif name in _FINE:
             producer.open[_id(event)] = event
         elif events.BEGIN_OF.get(name) in _FINE:
             heappush(producer.ends, (event["seq"], event))
-        elif name == events.RequestStarted.event:
+        elif name == events.name_of(events.RequestStarted):
             producer.requests.setdefault(event.get("parent") or "", []).append(event)
-        elif name == events.RequestFinished.event:
+        elif name == events.name_of(events.RequestFinished):
             producer.requests.setdefault(event.get("begin") or "", []).append(event)
-        elif name == events.ProducerStarted.event:
+        elif name == events.name_of(events.ProducerStarted):
             producer.role = text(data.get("role"))
-        elif name == events.ProducerSealed.event:
+        elif name == events.name_of(events.ProducerSealed):
             sealed = self._producer(text(data.get("producer")) or event["producer"])
             sealed.sealed = max(sealed.sealed or 0, small(data.get("last_seq")) or 0)
-        if name == events.CallStarted.event and event.get("parent"):
+        if name == events.name_of(events.CallStarted) and event.get("parent"):
             first = producer.first_call.get(event["parent"], event["seq"])
             producer.first_call[event["parent"]] = min(first, event["seq"])
 
@@ -211,12 +211,12 @@ class SpanFold:
 
     def _span(self, producer: _Producer, begin: Event, end: Event | None, last: Event) -> Span:
         kind, data, end_data = begin["name"], begin["data"], end["data"] if end else None
-        if kind == events.TurnStarted.event:
+        if kind == events.name_of(events.TurnStarted):
             seen_on_the_wire = producer.first_call.pop(_id(begin), last["seq"]) < last["seq"]
             face = span_attributes.turn(data, end_data, seen_on_the_wire)
         else:
             face = _FACES[kind](data, end_data)
-        happened = tuple(_failed_requests(producer, begin, last)) if kind == events.CallStarted.event else ()
+        happened = tuple(_failed_requests(producer, begin, last)) if kind == events.name_of(events.CallStarted) else ()
         return self._made(begin, end_data, last, face, happened)
 
     def _made(
@@ -282,18 +282,18 @@ class SpanFold:
 
 # Begin event → what its span says. A turn has to know more than its events, and so has the root.
 _FACES: dict[str, Callable[[dict[str, Any], dict[str, Any] | None], Face]] = {
-    events.CallStarted.event: span_attributes.call,
-    events.ToolCallStarted.event: span_attributes.tool,
-    events.ProcessStarted.event: span_attributes.process,
+    events.name_of(events.CallStarted): span_attributes.call,
+    events.name_of(events.ToolCallStarted): span_attributes.tool,
+    events.name_of(events.ProcessStarted): span_attributes.process,
 }
 
 # Begin event of a span → the ways to end that are no failure.
 _FINE = {
-    events.RunStarted.event: span_attributes.RUN_FINE,
-    events.CallStarted.event: span_attributes.CALL_FINE,
-    events.ToolCallStarted.event: span_attributes.TOOL_FINE,
-    events.ProcessStarted.event: span_attributes.PROCESS_FINE,
-    events.TurnStarted.event: span_attributes.TURN_FINE,
+    events.name_of(events.RunStarted): span_attributes.RUN_FINE,
+    events.name_of(events.CallStarted): span_attributes.CALL_FINE,
+    events.name_of(events.ToolCallStarted): span_attributes.TOOL_FINE,
+    events.name_of(events.ProcessStarted): span_attributes.PROCESS_FINE,
+    events.name_of(events.TurnStarted): span_attributes.TURN_FINE,
 }
 
 
@@ -315,7 +315,7 @@ def _failed_requests(producer: _Producer, call: Event, last: Event) -> Iterator[
         for end in [event for event in ends if event["seq"] <= last["seq"]][:1]:
             found = span_attributes.failed_request(small(begin["data"].get("number")), end["data"])
             if found is not None:
-                yield SpanEvent(events.RequestFinished.event, _time(call, end), found)
+                yield SpanEvent(events.name_of(events.RequestFinished), _time(call, end), found)
 
 
 def _dicts(table: str, upserts: dict[str, list[tuple[Any, ...]]]) -> list[dict[str, Any]]:
