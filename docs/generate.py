@@ -161,18 +161,16 @@ def _head(title: str, source: str, introduction: str) -> list[str]:
 
 
 def _event(kind: ast.ClassDef) -> list[str]:
-    members = list(_members(kind.body))
-    name = next(_text(member) for member in members if member.name == "event")
+    name = events.name_of(getattr(events, kind.name))
     begin = events.BEGIN_OF.get(name)
     lines = [f"### `{name}`", "", _prose(ast.get_docstring(kind) or "")]
     if begin and f"``{begin}``" not in (ast.get_docstring(kind) or ""):
         lines += [f"Ends `{begin}`."]
     lines += ["", "| field | type | meaning |", "|---|---|---|"]
-    for member in members:
-        if member.name != "event":
-            always = "*" if member.value is None else ""
-            kind_of = member.annotation.removesuffix(" | None").replace("|", "\\|")
-            lines.append(f"| `{member.name}`{always} | `{kind_of}` | {_cell(member.meaning)} |")
+    for member in _members(kind.body):
+        always = "*" if member.value is None else ""
+        kind_of = member.annotation.removesuffix(" | None").replace("|", "\\|")
+        lines.append(f"| `{member.name}`{always} | `{kind_of}` | {_cell(member.meaning)} |")
     return lines
 
 
