@@ -406,6 +406,8 @@ class PatchCaptured(NamedTuple):
     applies: bool | None = None
     """Whether ``git apply`` takes the patch on the files of the start."""
     applies_reason: str | None = None
+    applies_to_commit: bool | None = None
+    """Whether it also applies to the commit of the start, without what was uncommitted then."""
     excess: list[dict[str, Any]] | None = None
     """Changed files beyond the size limits: ``path``, ``bytes``. At most 100; the patch is then unknown."""
     excess_count: int | None = None

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from .calls import Calls, Event, Key
 from .judgements import Judgements
+from .leftovers import Leftovers
 from .producers import Producer
 from .rollup import Rollup
 from .runs import Run
@@ -44,6 +45,7 @@ class RunFold:
         self._run = Run(run_id, self._producers)
         self._calls = Calls(run_id, self._producers, self._rollup)
         self._tools = Tools(run_id, self._producers)
+        self._leftovers = Leftovers(run_id)
         self._judgements = Judgements(run_id)
         self._handlers: dict[str, Callable[[Key, Event], None]] = {
             "run.started": self._run.run_started,
@@ -63,6 +65,9 @@ class RunFold:
             "agent.turn.finished": self._turn_finished,
             "tool.call.started": self._tools.started,
             "tool.call.finished": self._tools.finished,
+            "tree.captured": self._leftovers.tree_captured,
+            "patch.captured": self._leftovers.patch_captured,
+            "trajectory.read": self._trajectory_read,
             "attempt.reserved": self._judgements.attempt_reserved,
             "claim.made": self._judgements.claim_made,
             "claim.checked": self._judgements.claim_checked,
@@ -111,6 +116,7 @@ class RunFold:
             "llm_request": [tuple(row.values()) for row in settled.requests],
             "tool_call": [tuple(row.values()) for row in tools],
             "usage": usage,
+            **self._leftovers.settle(),
         }
         gone = [turn.id for turn in settled.turned if not self._calls.shown(turn)]
         self._changed.clear()
@@ -171,6 +177,9 @@ class RunFold:
         call = self._calls.call_finished(key, event)
         if call is not None:
             self._tools.requested(call)
+
+    def _trajectory_read(self, key: Key, event: Event) -> None:
+        self._leftovers.trajectory_read(key, event)
 
     def _turn_finished(self, key: Key, event: Event) -> None:
         turn = self._calls.turn_finished(key, event)

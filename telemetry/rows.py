@@ -32,9 +32,7 @@ RUN = _columns(
     " never_executed_tool_calls pid stdout_bytes stderr_bytes stdout_tail stderr_tail user_s system_s"
     " max_rss_bytes events claimed_success attempt_provisional verdict verdict_policy verdict_reason"
 )
-VERDICT = _columns(
-    "run_id policy policy_sha256 verdict reason empty_cause events_seen judged_at event_id"
-)
+VERDICT = _columns("run_id policy policy_sha256 verdict reason empty_cause events_seen judged_at event_id")
 CHECK = _columns("run_id policy name state need reason events")
 CLAIM = _columns(
     "run_id name value source place made_at verdict reason transmitted observed events checked_at"
@@ -60,6 +58,17 @@ USAGE = _columns(
     "run_id day provider model tier source reason calls input_tokens cached_tokens cache_write_tokens"
     " output_tokens reasoning_tokens api_s"
 )
+PATCH = _columns(
+    "run_id worktree base_commit base_branch base_tree end_commit end_branch end_tree modified_at_start"
+    " deleted_at_start untracked_at_start reason bytes sha256 file_count added removed files parsed_with"
+    " applies applies_reason applies_to_commit excess excess_count left_out left_out_count commits"
+    " commit_count plain_diff_bytes agent_patches text text_exact text_reason"
+)
+TRAJECTORY = _columns(
+    "run_id path reason bytes sha256 written valid_json success final_result error errors steps max_steps"
+    " interactions input_tokens output_tokens cached_tokens reasoning_tokens provider model start_time"
+    " end_time"
+)
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "producer": tuple(PRODUCER),
@@ -72,6 +81,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "llm_request": tuple(REQUEST),
     "tool_call": tuple(TOOL_CALL),
     "usage": tuple(USAGE),
+    "patch": tuple(PATCH),
+    "trajectory": tuple(TRAJECTORY),
 }
 """The columns of each view, in the order of `telemetry.tables`; a test holds them equal."""
 

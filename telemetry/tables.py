@@ -352,6 +352,86 @@ class ToolCallRow(SQLModel, table=True):
     """How many other tool calls of the run were executing at the same time."""
 
 
+class PatchRow(SQLModel, table=True):
+    """What a run changed: the difference between the trees of its start and its end, commits included."""
+
+    __tablename__ = "patch"
+
+    run_id: str = Field(primary_key=True)
+    worktree: str | None = None
+    base_commit: str | None = None
+    """HEAD at the start."""
+    base_branch: str | None = None
+    base_tree: str | None = None
+    """Id of the tree of all files at the start, uncommitted and untracked ones included."""
+    end_commit: str | None = None
+    end_branch: str | None = None
+    end_tree: str | None = None
+    modified_at_start: int | None = Field(default=None, sa_type=BigInteger)
+    deleted_at_start: int | None = Field(default=None, sa_type=BigInteger)
+    untracked_at_start: int | None = Field(default=None, sa_type=BigInteger)
+    reason: str | None = None
+    """Why the patch is unknown; NULL: it is known."""
+    bytes: int | None = Field(default=None, sa_type=BigInteger)
+    """0: the run changed nothing that counts."""
+    sha256: str | None = None
+    file_count: int | None = Field(default=None, sa_type=BigInteger)
+    added: int | None = Field(default=None, sa_type=BigInteger)
+    removed: int | None = Field(default=None, sa_type=BigInteger)
+    files: str | None = None
+    """JSON, as in the event ``patch.captured``; so are the other lists."""
+    parsed_with: str | None = None
+    applies: bool | None = None
+    applies_reason: str | None = None
+    applies_to_commit: bool | None = None
+    """Also without what was uncommitted at the start."""
+    excess: str | None = None
+    excess_count: int | None = Field(default=None, sa_type=BigInteger)
+    left_out: str | None = None
+    left_out_count: int | None = Field(default=None, sa_type=BigInteger)
+    commits: str | None = None
+    commit_count: int | None = Field(default=None, sa_type=BigInteger)
+    plain_diff_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    """What a plain ``git diff`` would have shown at the end: uncommitted changes only."""
+    agent_patches: str | None = None
+    text: str | None = None
+    """The patch, secrets removed, where it is kept."""
+    text_exact: bool | None = None
+    text_reason: str | None = None
+
+
+class TrajectoryRow(SQLModel, table=True):
+    """What the agent itself wrote about the run: its claims, beside which the other tables stand."""
+
+    __tablename__ = "trajectory"
+
+    run_id: str = Field(primary_key=True)
+    path: str | None = None
+    reason: str | None = None
+    """Why there was nothing to be read."""
+    bytes: int | None = Field(default=None, sa_type=BigInteger)
+    sha256: str | None = None
+    written: bool | None = None
+    """Whether it changed during the run."""
+    valid_json: bool | None = None
+    success: bool | None = None
+    final_result: str | None = None
+    error: str | None = None
+    """Of the last step."""
+    errors: int | None = Field(default=None, sa_type=BigInteger)
+    steps: int | None = Field(default=None, sa_type=BigInteger)
+    max_steps: int | None = Field(default=None, sa_type=BigInteger)
+    interactions: int | None = Field(default=None, sa_type=BigInteger)
+    input_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    output_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    cached_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    reasoning_tokens: int | None = Field(default=None, sa_type=BigInteger)
+    provider: str | None = None
+    model: str | None = None
+    start_time: str | None = None
+    end_time: str | None = None
+
+
 class UsageRow(SQLModel, table=True):
     """Rollup of usage: what questions read, so that their time does not depend on the number of calls.
 
