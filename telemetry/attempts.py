@@ -65,22 +65,29 @@ def reserve(
     if not isinstance(journal, Journal) and is_remote(str(journal)):
         with RemoteJournal(str(journal), environ or {}) as remote:
             return remote.reserve(run_id, repository, commit, agent, model)
-    key = _key(run_id, repository, commit, agent, model)
+    run, key = _checked(run_id, repository, commit, agent, model)
     if isinstance(journal, Journal):
-        return _reserve(journal, run_id, key)
+        return _reserve(journal, run, key)
     with Journal.open(journal) as opened:
-        return _reserve(opened, run_id, key)
+        return _reserve(opened, run, key)
 
 
-def _key(run_id: str, *names: str | None) -> Key:
+def reserve_asked(journal: Journal, asked: Mapping[str, object]) -> int:
+    """`reserve` for the words of a question, whatever they are: ``run`` and the fields of `Key`."""
+    return _reserve(journal, *_checked(asked.get("run"), *(asked.get(name) for name in Key._fields)))
+
+
+def _checked(run_id: object, *names: object) -> tuple[str, Key]:
     if not (isinstance(run_id, str) and _RUN_ID.match(run_id)):
         raise SettingsError("A run id is 32 hexadecimal digits.")
-    for name in names:
-        if name is not None and (not isinstance(name, str) or len(name) > MAX_TEXT or "\0" in name):
-            raise SettingsError(
-                f"Repository, commit, agent and model are texts of up to {MAX_TEXT} characters."
-            )
-    return Key(*(name or "" for name in names))
+    return run_id, Key(*map(_name, names))
+
+
+def _name(given: object) -> str:
+    name = "" if given is None else given
+    if not isinstance(name, str) or len(name) > MAX_TEXT or "\0" in name:
+        raise SettingsError(f"Repository, commit, agent and model are texts of up to {MAX_TEXT} characters.")
+    return name
 
 
 def _reserve(journal: Journal, run_id: str, key: Key) -> int:

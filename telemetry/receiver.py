@@ -112,13 +112,14 @@ class _Receiver:
         return JSONResponse(await self._intake.ask(lambda journal: journal.held(run_id)))
 
     async def attempts(self, request: Request) -> Response:
-        """Reserves the number of an attempt: ``{"run": …, "repository": …, "commit": …, "agent": …, "model": …}``
-        gives ``{"attempt": number}``, the same for the same run."""
+        """Reserves the number of an attempt; the same for the same run.
+
+        ``{"run": …, "repository": …, "commit": …, "agent": …, "model": …}`` gives ``{"attempt": number}``.
+        """
         self._authorise(request)
         with self._intake.room() as take:
             asked = _object(await self._sent(request, take))
-        names = [asked.get(name) for name in ("run", "repository", "commit", "agent", "model")]
-        number = await self._intake.ask(lambda journal: attempts.reserve(journal, *names))
+        number = await self._intake.ask(lambda journal: attempts.reserve_asked(journal, asked))
         return JSONResponse({"attempt": number})
 
     async def health(self, _: Request) -> Response:

@@ -20,6 +20,7 @@ import requests
 
 from agent_shim.errors import JournalUnreachable, SettingsError
 from telemetry import otlp
+from telemetry.journal import Ingested
 from telemetry.settings import without_password
 
 TOKEN = "AGENT_TELEMETRY_SINK_TOKEN"
@@ -58,10 +59,14 @@ class RemoteJournal:
     ) -> None:
         self.close()
 
-    def ingest(self, bodies: Sequence[bytes], source: str) -> None:
-        """Have the sink store event bodies. Raises `JournalUnreachable`; then they are to be sent again."""
+    def ingest(self, bodies: Sequence[bytes], _source: str) -> Ingested:
+        """Have the sink store event bodies; it does not say how many of them it had already.
+
+        Raises `JournalUnreachable`; then they are to be sent again.
+        """
         for batch in _batches(bodies):
             self._ask("POST", "/v1/logs", data=otlp.encode_bodies(batch), kind=otlp.PROTOBUF)
+        return Ingested(len(bodies), 0, 0, 0)
 
     def held(self, run_id: str) -> dict[str, list[tuple[int, int]]]:
         """Producer → ranges of sequence numbers, both ends included, that the journal holds of a run."""
@@ -106,7 +111,7 @@ class RemoteJournal:
     def _unreachable(self, why: str) -> JournalUnreachable:
         return JournalUnreachable(
             f"The sink {without_password(self._url)} did not answer as it should: {why[:_MAX_REASON]}",
-            hint=f"Check AGENT_TELEMETRY_JOURNAL and {TOKEN}; events stay in the spool until it can be reached.",
+            hint=f"Check AGENT_TELEMETRY_JOURNAL and {TOKEN}; events stay in the spool until it answers.",
         )
 
 
