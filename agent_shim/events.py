@@ -224,7 +224,8 @@ class CallFinished(NamedTuple):
     """The call ended, one way or another. Ends ``llm.call.started``."""
 
     ended: str
-    """``completed``, ``failed``, ``closed_early``, ``abandoned``, ``cancelled`` or ``interrupted``."""
+    """``completed``, ``failed``, ``closed_early``, ``abandoned``, ``cancelled``, ``interrupted``, or
+    ``not_followed``: a WebSocket was asked for, whose end is not seen."""
     error_type: str | None = None
     """Class of the exception, or the API's error code for a failure inside a response."""
     error_message: str | None = None
@@ -471,7 +472,7 @@ class HookAttached(NamedTuple):
     """A hook took: from here on the named target is captured in this process."""
 
     target: str
-    """``openai``, ``trae.tools``, ``trae.docker_tools`` or ``trae.llm``."""
+    """``openai``, ``openai.websockets``, ``trae.tools``, ``trae.docker_tools`` or ``trae.llm``."""
     version: str | None = None
     points: list[str] | None = None
     """The functions that were wrapped."""

@@ -162,18 +162,24 @@ def _head(title: str, source: str, introduction: str) -> list[str]:
 
 def _event(kind: ast.ClassDef) -> list[str]:
     members = list(_members(kind.body))
-    name = next(_text(member) for member in members if member.name == "event")
+    name = _name(kind)
     begin = events.BEGIN_OF.get(name)
     lines = [f"### `{name}`", "", _prose(ast.get_docstring(kind) or "")]
     if begin and f"``{begin}``" not in (ast.get_docstring(kind) or ""):
         lines += [f"Ends `{begin}`."]
     lines += ["", "| field | type | meaning |", "|---|---|---|"]
     for member in members:
-        if member.name != "event":
-            always = "*" if member.value is None else ""
-            kind_of = member.annotation.removesuffix(" | None").replace("|", "\\|")
-            lines.append(f"| `{member.name}`{always} | `{kind_of}` | {_cell(member.meaning)} |")
+        always = "*" if member.value is None else ""
+        kind_of = member.annotation.removesuffix(" | None").replace("|", "\\|")
+        lines.append(f"| `{member.name}`{always} | `{kind_of}` | {_cell(member.meaning)} |")
     return lines
+
+
+def _name(kind: ast.ClassDef) -> str:
+    """The name that the decorator gives the event."""
+    [given] = [call.args[0] for call in kind.decorator_list if isinstance(call, ast.Call)]
+    assert isinstance(given, ast.Constant)
+    return str(given.value)
 
 
 def _command(command: click.Command, name: str, above: click.Context | None) -> Iterator[str]:
