@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 import sys
+from types import CodeType
+from typing import Any
 
 PRIVATE_NAME = "_agent_telemetry_shim"
 
 
-def load():  # type: ignore[no-untyped-def]
+def load() -> None:
     """Import the package in this file's folder as `PRIVATE_NAME`."""
     import importlib.util
 
@@ -23,10 +25,10 @@ def load():  # type: ignore[no-untyped-def]
     spec = importlib.util.spec_from_file_location(
         PRIVATE_NAME, os.path.join(here, "__init__.py"), submodule_search_locations=[here]
     )
+    assert spec is not None and spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules[PRIVATE_NAME] = package
     spec.loader.exec_module(package)
-    return package
 
 
 def record() -> None:
@@ -50,7 +52,8 @@ def become(arguments: list[str]) -> None:
         sys.argv = ["-m", *arguments[2:]]
         _path(os.getcwd(), isolated)
         _clean_main()
-        runpy._run_module_as_main(arguments[1], alter_argv=True)
+        # What `python -m` itself calls; private, and the same in every Python since 2.5.
+        runpy._run_module_as_main(arguments[1], alter_argv=True)  # type: ignore[attr-defined]
         return
     if first == "-c":
         sys.argv = ["-c", *arguments[2:]]
@@ -67,7 +70,7 @@ def become(arguments: list[str]) -> None:
         else:
             sys.path[0] = whole
         _clean_main()
-        runpy._run_module_as_main("__main__", alter_argv=False)
+        runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
         return
     _path(os.path.dirname(os.path.realpath(whole)), isolated)
     with open(whole, "rb") as file:
@@ -89,7 +92,7 @@ def _path(entry: str, isolated: object) -> None:
         sys.path[0] = entry
 
 
-def _clean_main():  # type: ignore[no-untyped-def]
+def _clean_main() -> dict[str, Any]:
     """Empty ``__main__`` of this file's names, the functions still running included; gives its namespace."""
     main = sys.modules["__main__"].__dict__
     for name in [name for name in main if not (name.startswith("__") and name.endswith("__"))]:
@@ -100,7 +103,7 @@ def _clean_main():  # type: ignore[no-untyped-def]
     return main
 
 
-def _execute(code, file) -> None:  # type: ignore[no-untyped-def]
+def _execute(code: CodeType, file: str | None) -> None:
     main = _clean_main()
     if file is not None:
         main.update(__file__=file, __cached__=None)

@@ -38,9 +38,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def canonical(
-    value: Any, redact: Callable[[str], str] | None = None
-) -> tuple[Any, dict[str, str] | None]:
+def canonical(value: Any, redact: Callable[[str], str] | None = None) -> tuple[Any, dict[str, str] | None]:
     """The canonical form of `value`, and what was changed to reach it (``None``: nothing).
 
     `redact` is applied to a text before it is cut, so that no part of a secret survives the cut.
@@ -59,7 +57,7 @@ class _Walk:
         self.altered: dict[str, str] = {}
         self.nodes = 0
         self.place: list[Any] = []
-        """Keys and indexes down to the value that is looked at; joined only when there is something to note."""
+        """Keys and indexes down to the present value; joined only when there is something to note."""
         self.redact = redact
 
     def clean(self, value: Any) -> Any:
@@ -117,7 +115,8 @@ class _Walk:
 
     def number(self, value: int) -> str:
         # str() of a huge int is quadratic and refused above 4,300 digits; hexadecimal is neither.
-        return self.note("beyond 64 bits", self.text(f"int:{value:#x}"))
+        text: str = self.note("beyond 64 bits", self.text(f"int:{value:#x}"))
+        return text
 
     def text(self, value: str) -> str:
         if "\0" in value:
@@ -153,7 +152,7 @@ class _Walk:
         if isinstance(value, dict):
             return self.clean(dict(dict.items(value)))
         if isinstance(value, (list, tuple)):
-            base = list if isinstance(value, list) else tuple
+            base: Any = list if isinstance(value, list) else tuple
             return self.clean([base.__getitem__(value, i) for i in range(base.__len__(value))])
         if type(value) in (set, frozenset):
             ordered = self.clean(list(value))

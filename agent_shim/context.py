@@ -13,7 +13,7 @@ import os
 import platform
 import socket
 import sys
-from contextvars import Token
+from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Mapping
@@ -58,10 +58,12 @@ class Run:
         self._started = started
         self._home = home
         redactor = Redactor(live_secrets(os.environ))
-        spool = Spool(home / "spool", self.run_id, role="wrapper", redact=redactor, hooks=instrumentation.TARGETS)
+        spool = Spool(
+            home / "spool", self.run_id, role="wrapper", redact=redactor, hooks=instrumentation.TARGETS
+        )
         self._recorder = Recorder(spool, redactor, content=content, usage_hosts=usage_hosts)
         self._begin = ""
-        self._tokens: list[Token[Any]] = []
+        self._entered: list[tuple[ContextVar[Any], Token[Any]]] = []
         self._replaced: dict[str, str | None] = {}
 
     @property
@@ -82,21 +84,21 @@ class Run:
         if is_disabled(os.environ):
             return self
         self.begin()
-        self._tokens = [
-            recorder.in_context.set(self._recorder),
-            recorder.parent_in_context.set(self._begin),
+        self._entered = [
+            (recorder.in_context, recorder.in_context.set(self._recorder)),
+            (recorder.parent_in_context, recorder.parent_in_context.set(self._begin)),
         ]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for variable, token in zip((recorder.parent_in_context, recorder.in_context), reversed(self._tokens)):
+        while self._entered:
+            variable, token = self._entered.pop()
             try:
                 variable.reset(token)
             except ValueError:
                 variable.set(None)  # left in another context than it was entered in
-        self._tokens = []
         if self._begin:
             self.end(error)
 
@@ -151,14 +153,8 @@ def run(
     ``_BATCH``. Raises SettingsError for a data folder that cannot be used; nothing else.
     """
     environ = os.environ
-    given = {
-        "commit": (commit, environ.get("AGENT_TELEMETRY_COMMIT")),
-        "repository": (repository, environ.get("AGENT_TELEMETRY_REPO")),
-    }
-    named = {name: a or b or None for name, (a, b) in given.items()}
-    sources = {
-        f"{name}_source": ("option" if a else "environment" if b else None) for name, (a, b) in given.items()
-    }
+    commit, commit_source = _given(commit, environ.get("AGENT_TELEMETRY_COMMIT"))
+    repository, repository_source = _given(repository, environ.get("AGENT_TELEMETRY_REPO"))
     content = environ.get("AGENT_TELEMETRY_CONTENT", "").lower() == "on"
     started = RunStarted(
         way="context",
@@ -173,18 +169,28 @@ def run(
         host=socket.gethostname(),
         platform=platform.platform(terse=True),
         content=content,
-        **named,
-        **sources,
+        commit=commit,
+        commit_source=commit_source,
+        repository=repository,
+        repository_source=repository_source,
     )
     hosts = recorder.usage_hosts(environ.get("AGENT_TELEMETRY_INCLUDE_USAGE", ""))
     return Run(started, data_folder(environ), content=content, usage_hosts=hosts)
+
+
+def _given(argument: str | None, variable: str | None) -> tuple[str | None, str | None]:
+    """A value and where it came from; ``None`` twice when it was not given."""
+    if argument:
+        return argument, "option"
+    return (variable, "environment") if variable else (None, None)
 
 
 def instrument() -> None:
     """Hook the OpenAI client and TRAE in this process.
 
     Calls outside any ``with agent_shim.run()`` belong to the run that the environment names, else to one
-    of their own, which begins at the first of them and ends with the process. ``AGENT_TELEMETRY_DISABLED=1`` turns this into nothing.
+    of their own, which begins at the first of them and ends with the process.
+    ``AGENT_TELEMETRY_DISABLED=1`` turns this into nothing.
     """
     if is_disabled(os.environ):
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import hooks, openai_client, trae
+from . import hooks, openai_client, trae, websockets
 
 HOOKS = (
     hooks.Hook("openai", "openai._base_client", openai_client.attach, openai_client.detach),
@@ -10,10 +10,14 @@ HOOKS = (
     hooks.Hook(
         "trae.docker_tools", "trae_agent.tools.docker_tool_executor", trae.attach_docker_tools, trae.detach
     ),
+    *(
+        hooks.Hook("openai.websockets", module, websockets.attach, websockets.detach)
+        for module in websockets.MODULES
+    ),
     hooks.Hook("trae.llm", "trae_agent.utils.llm_clients.llm_client", trae.attach_llm, trae.detach),
 )
 
-TARGETS = [hook.target for hook in HOOKS]
+TARGETS = list(dict.fromkeys(hook.target for hook in HOOKS))
 
 
 def instrument() -> None:

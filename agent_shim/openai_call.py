@@ -28,9 +28,27 @@ class Call:
     """An open call. Methods are called by one thread at a time, as the client is used."""
 
     __slots__ = (
-        "__weakref__", "api_ns", "backoff_ns", "begin", "content_type", "body", "first_chunk_ns", "first_ns",
-        "http_request_id", "http_status", "last_end_ns", "recorder", "requests", "started_ns", "surface",
-        "open", "options", "pid", "stream", "usage_added", "watched",
+        "__weakref__",
+        "api_ns",
+        "backoff_ns",
+        "begin",
+        "body",
+        "content_type",
+        "first_chunk_ns",
+        "first_ns",
+        "http_request_id",
+        "http_status",
+        "last_end_ns",
+        "open",
+        "options",
+        "pid",
+        "recorder",
+        "requests",
+        "started_ns",
+        "stream",
+        "surface",
+        "usage_added",
+        "watched",
     )  # fmt: skip
 
     def __init__(self, to: Recorder, started: CallStarted, options: Any) -> None:

@@ -31,13 +31,24 @@ _senders: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 def attach(module: ModuleType) -> hooks.Attached:
     """Wrap the base clients of ``openai._base_client``."""
-    points, failed = [], []
+    points: list[str] = []
+    failed: list[tuple[str, BaseException]] = []
     for owner, make in (("SyncAPIClient", _wrap_request), ("AsyncAPIClient", _wrap_async_request)):
         try:
-            points.append(hooks.wrap(getattr(module, owner), "request", make, _undo))
+            base = getattr(module, owner)
+            points.append(hooks.wrap(base, "request", make, _undo))
+            # Another instrumentation may have put the function of before on a client class of its own.
+            for kind in _below(base):
+                if "request" in vars(kind):
+                    points.append(hooks.wrap(kind, "request", make, _undo))
         except AttributeError as error:
             failed.append((f"{owner}.request", error))
     return hooks.Attached(points, failed)
+
+
+def _below(kind: type) -> list[type]:
+    found = kind.__subclasses__()
+    return found + [lower for upper in found for lower in _below(upper)]
 
 
 def detach() -> None:
@@ -137,7 +148,11 @@ def _ask_for_usage(
     asked = body.get("stream_options")
     if not openai_request.is_set(asked) or asked is None:
         asked = {}
-    if not isinstance(asked, dict) or "include_usage" in asked or "stream_options" in (options.extra_json or ()):
+    if (
+        not isinstance(asked, dict)
+        or "include_usage" in asked
+        or "stream_options" in (options.extra_json or ())
+    ):
         return options, False
     copied = sys.modules["openai._compat"].model_copy(options)
     copied.json_data = {**options.json_data, "stream_options": {**asked, "include_usage": True}}

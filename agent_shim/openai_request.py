@@ -74,10 +74,7 @@ def reports_usage_when_asked(host: str | None, further: frozenset[str]) -> bool:
     """Whether a streamed chat to this host may be asked for usage (``stream_options.include_usage``)."""
     host = (host or "").lower()
     return (
-        host == "api.openai.com"
-        or host.endswith(".api.openai.com")
-        or host.endswith(".openai.azure.com")
-        or host in further
+        host == "api.openai.com" or host.endswith((".api.openai.com", ".openai.azure.com")) or host in further
     )
 
 

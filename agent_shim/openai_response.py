@@ -140,7 +140,8 @@ class Findings:
         for choice in choices:
             if not isinstance(choice, dict):
                 continue
-            index = choice.get("index") if isinstance(choice.get("index"), int) else 0
+            at = choice.get("index")
+            index = at if isinstance(at, int) else 0
             if isinstance(choice.get("finish_reason"), str):
                 self.finish_reasons[index] = choice["finish_reason"]
             message = choice.get("message") or choice.get("delta")

@@ -1,8 +1,8 @@
 """The one boundary between hooks and spool: whatever fails on our side stays on our side.
 
 A `Recorder` writes the events of one run from this process. It never raises: a failure of ours becomes
-a ``capture.failed`` event, counted, at most one a second per place. Which recorder a hook writes to is decided by
-`current`: the one of the surrounding ``with agent_shim.run()``, else the one of the process.
+a ``capture.failed`` event, counted, at most one a second per place. Which recorder a hook writes to is
+decided by `current`: the one of the surrounding ``with agent_shim.run()``, else the one of the process.
 """
 
 from __future__ import annotations

@@ -103,7 +103,9 @@ class Redactor:
             return
         raw = secret.encode("utf-8", "replace")
         forms = {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}
-        forms.update(encoder(raw).decode().rstrip("=") for encoder in (base64.b64encode, base64.urlsafe_b64encode))
+        forms.update(
+            encoder(raw).decode().rstrip("=") for encoder in (base64.b64encode, base64.urlsafe_b64encode)
+        )
         self._known.add(secret)
         # Longest first: a form that contains another must go as a whole.
         self._forms = tuple(sorted({*self._forms, *forms}, key=len, reverse=True))

@@ -36,7 +36,7 @@ import weakref
 import zlib
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 from . import canonical
 from .events import FORMAT_VERSION, Event, EventsLost, ProducerSealed, ProducerStarted, event_id, name_of

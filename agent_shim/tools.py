@@ -29,7 +29,7 @@ class ToolCall:
         self._failure = (error_type, message[: recorder.MAX_MESSAGE] or error_type)
 
     def returned(self, text: str) -> None:
-        """Say what the tool gave back; kept when it is short or content is kept, else told by length and hash."""
+        """Say what the tool gave back; kept if it is short or content is, else told by length and hash."""
         self._result = text
 
     def __enter__(self) -> ToolCall:
@@ -86,7 +86,10 @@ def finish(
         return
     try:
         if error is not None:
-            ended, failure = "cancelled" if is_cancellation(error) else "raised", (error_type(error), message_of(error))
+            ended, failure = (
+                "cancelled" if is_cancellation(error) else "raised",
+                (error_type(error), message_of(error)),
+            )
         else:
             ended = "failed" if failure else "completed"
         kept = kept_text(to, result) if result is not None else {}

@@ -84,7 +84,8 @@ print(time.process_time() - start)
     for name, before in (("import, alone", ""), ("import, after openai", "import openai")):
         command = [sys.executable, "-c", program.format(before=before, root=str(ROOT))]
         times = [
-            float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(7)
+            float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            for _ in range(7)
         ]
         print(f"{name:34} {'':10} {statistics.median(times) * 1e3:7.1f} ms")
 
@@ -103,12 +104,20 @@ def main() -> None:
         client = openai.OpenAI(base_url=url, api_key="sk-benchmark-0123456789")
         chat, ask = client.chat.completions.create, client.responses.create
         hello = [{"role": "user", "content": "hello"}]
-        print(f"openai {openai.__version__}, Python {sys.version.split()[0]}, {rounds} rounds; CPU us, added us, added")
+        print(
+            f"openai {openai.__version__}, Python {sys.version.split()[0]}, {rounds} rounds;"
+            " CPU us, added us, added"
+        )
         compare("call (chat)", lambda: chat(model="gpt-5", messages=hello), 40, rounds)  # type: ignore[arg-type]
         compare("call (responses)", lambda: ask(model="gpt-5", input="hello"), 40, rounds)
         for messages in (10, 40, 100, 1000):
             turns = history(messages)
-            compare(f"turn with {messages} messages", lambda t=turns: chat(model="gpt-5", messages=t), 4 if messages > 100 else 15, rounds)  # type: ignore[misc]
+            compare(
+                f"turn with {messages} messages",
+                lambda t=turns: chat(model="gpt-5", messages=t),
+                4 if messages > 100 else 15,
+                rounds,
+            )  # type: ignore[misc]
         stream = lambda: list(chat(model="gpt-5", messages=hello, stream=True))  # type: ignore[call-overload] # noqa: E731
         compare("chunk (chat stream)", stream, 3, rounds, CHUNKS)
         stream = lambda: list(ask(model="gpt-5", input="hello", stream=True))  # noqa: E731

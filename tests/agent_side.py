@@ -31,12 +31,18 @@ def seen(value):
 
 
 def failed(error):
-    return {"error": type(error).__name__, "status": getattr(error, "status_code", None), "code": getattr(error, "code", None)}
+    return {
+        "error": type(error).__name__,
+        "status": getattr(error, "status_code", None),
+        "code": getattr(error, "code", None),
+    }
 
 
 def chat(url):
     with client(url) as openai_client:
-        return seen(openai_client.chat.completions.create(model="gpt-5", messages=HELLO, temperature=0.5, seed=7))
+        return seen(
+            openai_client.chat.completions.create(model="gpt-5", messages=HELLO, temperature=0.5, seed=7)
+        )
 
 
 def chat_tools(url):
@@ -113,7 +119,9 @@ def chat_stream_refused(url):
 
 def chat_stream_tools(url):
     with client(url) as openai_client:
-        stream = openai_client.chat.completions.create(model="gpt-5", messages=HELLO, tools=[TOOL], stream=True)
+        stream = openai_client.chat.completions.create(
+            model="gpt-5", messages=HELLO, tools=[TOOL], stream=True
+        )
         return [seen(chunk) for chunk in stream]
 
 
@@ -121,6 +129,7 @@ def stream_left(url):
     with client(url) as openai_client:
         for chunk in openai_client.chat.completions.create(model="gpt-5", messages=HELLO, stream=True):
             return seen(chunk)
+    return None
 
 
 def stream_closed(url):
@@ -136,7 +145,7 @@ def stream_never_read(url):
     del stream
     gc.collect()
     openai_client.close()
-    return None
+    return
 
 
 def stream_broken(url):
@@ -166,7 +175,9 @@ def responses(url):
 
 def responses_stream(url):
     with client(url) as openai_client:
-        return [seen(event) for event in openai_client.responses.create(model="gpt-5", input="hello", stream=True)]
+        return [
+            seen(event) for event in openai_client.responses.create(model="gpt-5", input="hello", stream=True)
+        ]
 
 
 def responses_helper(url):
@@ -178,7 +189,9 @@ def responses_helper(url):
 
 def responses_failed(url):
     with client(url) as openai_client:
-        return [event.type for event in openai_client.responses.create(model="gpt-5", input="hello", stream=True)]
+        return [
+            event.type for event in openai_client.responses.create(model="gpt-5", input="hello", stream=True)
+        ]
 
 
 def responses_incomplete(url):
@@ -212,7 +225,9 @@ def raw_stream(url):
 
 def streaming_response(url):
     with client(url) as openai_client:
-        with openai_client.chat.completions.with_streaming_response.create(model="gpt-5", messages=HELLO) as response:
+        with openai_client.chat.completions.with_streaming_response.create(
+            model="gpt-5", messages=HELLO
+        ) as response:
             early = response.http_response.is_stream_consumed
             return [early, type(response).__name__, seen(response.parse())]
 
@@ -232,7 +247,9 @@ def parse(url):
         text: str
 
     with client(url) as openai_client:
-        parsed = openai_client.beta.chat.completions.parse(model="gpt-5", messages=HELLO, response_format=Greeting)
+        parsed = openai_client.beta.chat.completions.parse(
+            model="gpt-5", messages=HELLO, response_format=Greeting
+        )
         return parsed.choices[0].message.parsed.text
 
 
@@ -276,7 +293,9 @@ def usage_absent(url):
 
 def azure(url):
     with openai.AzureOpenAI(
-        azure_endpoint=url.removesuffix("/v1"), api_key="azure-key-0123456789", api_version="2025-04-01-preview"
+        azure_endpoint=url.removesuffix("/v1"),
+        api_key="azure-key-0123456789",
+        api_version="2025-04-01-preview",
     ) as openai_client:
         try:
             return seen(openai_client.chat.completions.create(model="my-deployment", messages=HELLO))
@@ -287,7 +306,9 @@ def azure(url):
 def generic_post(url):
     with client(url) as openai_client:
         body = {"model": "gpt-5", "messages": HELLO}
-        return openai_client.post("/chat/completions", cast_to=object, body=body)["choices"][0]["message"]["content"]
+        return openai_client.post("/chat/completions", cast_to=object, body=body)["choices"][0]["message"][
+            "content"
+        ]
 
 
 def models(url):
@@ -354,9 +375,12 @@ def generator_input(url):
     with client(url) as openai_client:
         messages = ({"role": "user", "content": text} for text in ("a", "b"))
         first = seen(openai_client.chat.completions.create(model="gpt-5", messages=messages))
-        made = [seen(chunk) for chunk in openai_client.chat.completions.create(
-            model="gpt-5", messages=iter(HELLO), stream=True
-        )]
+        made = [
+            seen(chunk)
+            for chunk in openai_client.chat.completions.create(
+                model="gpt-5", messages=iter(HELLO), stream=True
+            )
+        ]
         return [first, made, list(messages)]
 
 

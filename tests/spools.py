@@ -37,4 +37,7 @@ def rows(home: Path, table: str, order: str = "1, 2") -> list[dict[str, Any]]:
     with Journal.open(home / "journal.db") as journal:
         journal.ingest(bodies(home), "spool")
         with journal.engine.connect() as connection:
-            return [dict(row._mapping) for row in connection.execute(text(f"select * from {table} order by {order}"))]
+            return [
+                dict(row._mapping)
+                for row in connection.execute(text(f"select * from {table} order by {order}"))
+            ]

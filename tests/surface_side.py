@@ -17,7 +17,10 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 SURFACES = {
     "chat.completions": ("chat.completions.create", {"model": "gpt-5", "messages": HELLO}),
-    "chat.completions, streamed": ("chat.completions.create", {"model": "gpt-5", "messages": HELLO, "stream": True}),
+    "chat.completions, streamed": (
+        "chat.completions.create",
+        {"model": "gpt-5", "messages": HELLO, "stream": True},
+    ),
     "responses": ("responses.create", {"model": "gpt-5", "input": "hello"}),
     "responses, streamed": ("responses.create", {"model": "gpt-5", "input": "hello", "stream": True}),
     "responses, fetched": ("responses.retrieve", {"response_id": "resp_fetched0000000001"}),
@@ -27,7 +30,10 @@ SURFACES = {
     "embeddings": ("embeddings.create", {"model": "text-embedding-3-small", "input": "hello"}),
     "moderations": ("moderations.create", {"input": "hello"}),
     "images.generations": ("images.generate", {"model": "gpt-image-1", "prompt": "hello"}),
-    "audio.transcriptions": ("audio.transcriptions.create", {"model": "gpt-4o-transcribe", "file": ("a.wav", b"RIFF")}),
+    "audio.transcriptions": (
+        "audio.transcriptions.create",
+        {"model": "gpt-4o-transcribe", "file": ("a.wav", b"RIFF")},
+    ),
     "audio.speech": ("audio.speech.create", {"model": "tts-1", "input": "hello", "voice": "alloy"}),
     "files": ("files.create", {"file": ("a.jsonl", b"{}"), "purpose": "batch"}),
     "files, listed": ("files.list", {}),
@@ -117,7 +123,7 @@ def attempt(kind, options, path, arguments, way):
 # --- every method ----------------------------------------------------------------------------------
 
 SKIPPED = ("poll", "wait", "connect", "stream", "upload_file_chunked", "with_")
-"""Parts of names of methods that send nothing themselves, loop until something is done, or open a WebSocket."""
+"""In names of methods that send nothing, loop until something is done, or open a WebSocket."""
 
 
 def methods(client):
@@ -133,7 +139,7 @@ def methods(client):
                 continue
             try:
                 value = getattr(owner, name)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever a property of some SDK raises
                 continue
             module = type(value).__module__
             if module.startswith("openai.resources"):
@@ -171,7 +177,7 @@ def walk(url):
                 if hasattr(result, "close"):
                     result.close()
                 outcomes[path] = "returned"
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - made-up arguments may raise anything
                 outcomes[path] = f"{type(error).__name__}: {error}"[:200]
     print(json.dumps(outcomes))
 

@@ -49,7 +49,7 @@ def program(tmp_path: Path) -> Path:
     return folder
 
 
-def run(arguments: list[str], cwd: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+def run(arguments: list[str], cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], **environ}
     return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -69,7 +69,9 @@ def run(arguments: list[str], cwd: Path, **environ: str) -> "subprocess.Complete
     ],
     ids=lambda arguments: " ".join(arguments[:2])[:20].strip(),
 )
-def test_the_program_sees_what_python_would_show_it(program: Path, options: list[str], arguments: list[str]) -> None:
+def test_the_program_sees_what_python_would_show_it(
+    program: Path, options: list[str], arguments: list[str]
+) -> None:
     python = [sys.executable, *options]
     if options in (["-P"],) and sys.version_info < (3, 11):
         pytest.skip("-P came with Python 3.11")
@@ -83,7 +85,8 @@ def test_the_program_sees_what_python_would_show_it(program: Path, options: list
 
 
 @pytest.mark.parametrize(
-    ("code", "status"), [("raise SystemExit(7)", 7), ("import os; os._exit(3)", 3), ("1/0", 1), ("exit('no')", 1)]
+    ("code", "status"),
+    [("raise SystemExit(7)", 7), ("import os; os._exit(3)", 3), ("1/0", 1), ("exit('no')", 1)],
 )
 def test_the_exit_status_is_the_programs_own(program: Path, code: str, status: int) -> None:
     done = run([sys.executable, str(BOOTSTRAP), "-c", code], program)
@@ -117,7 +120,7 @@ def test_a_data_folder_that_cannot_be_used_costs_the_agent_nothing(program: Path
 
 def through_site(
     tmp_path: Path, python: list[str], words: list[str], before: str | None = None
-) -> tuple["subprocess.CompletedProcess[str]", int]:
+) -> tuple[subprocess.CompletedProcess[str], int]:
     """Start Python as a launcher would, and give its result and the number of producers it made."""
     home = tmp_path / "home"
     environ = {
@@ -155,9 +158,11 @@ def test_programs_that_the_agent_starts_inherit_nothing(program: Path, tmp_path:
     (program / "starter.py").write_text(
         "import os, subprocess, sys\n"
         "print(os.environ.get('PYTHONPATH'), os.environ.get('AGENT_TELEMETRY_INJECT'))\n"
-        "subprocess.run([sys.executable, 'starter.py', 'again'], check=True) if len(sys.argv) == 1 else None\n"
+        "subprocess.run([sys.executable, 'starter.py', 'again'], check=True) if len(sys.argv) == 1 else 0\n"
     )
-    done, producers = through_site(tmp_path, [sys.executable, "starter.py"], ["uv", "starter.py"], before="/their/own")
+    done, producers = through_site(
+        tmp_path, [sys.executable, "starter.py"], ["uv", "starter.py"], before="/their/own"
+    )
     assert done.stdout == "/their/own None\n" * 2, done.stderr
     assert producers == 1
 

@@ -56,7 +56,9 @@ def test_an_exception_ends_the_run_and_comes_out_untouched(server: ScriptedServe
     assert (finished["data"]["error_type"], finished["data"]["error_message"]) == ("ValueError", "mine")
 
 
-def test_the_run_joins_the_trace_that_is_current_and_hands_it_on(server: ScriptedServer, data_home: Path) -> None:
+def test_the_run_joins_the_trace_that_is_current_and_hands_it_on(
+    server: ScriptedServer, data_home: Path
+) -> None:
     tracer = TracerProvider().get_tracer("mine")
     with tracer.start_as_current_span("outer") as outer, agent_shim.run() as run:
         handed_on = os.environ["TRACEPARENT"]
@@ -73,7 +75,9 @@ def test_the_run_joins_the_trace_that_is_current_and_hands_it_on(server: Scripte
     assert "TRACEPARENT" not in os.environ
 
 
-def test_threads_without_a_context_of_their_own_belong_to_the_run(server: ScriptedServer, data_home: Path) -> None:
+def test_threads_without_a_context_of_their_own_belong_to_the_run(
+    server: ScriptedServer, data_home: Path
+) -> None:
     with agent_shim.run():
         thread = threading.Thread(target=ask, args=(server,))
         thread.start()
@@ -137,7 +141,11 @@ openai.OpenAI().responses.create(model="gpt-5", input="hello")
 def test_instrument_alone_begins_a_run_at_the_first_call_and_ends_it_with_the_process(
     server: ScriptedServer, data_home: Path
 ) -> None:
-    program("import agent_shim; agent_shim.instrument()" + ASK, AGENT_TELEMETRY_HOME=str(data_home), **server.environment)
+    program(
+        "import agent_shim; agent_shim.instrument()" + ASK,
+        AGENT_TELEMETRY_HOME=str(data_home),
+        **server.environment,
+    )
     names = [event["name"] for event in spools.events(data_home)]
     assert names.count("run.started") == names.count("run.finished") == names.count("llm.call.finished") == 1
     assert names[-1] == "producer.sealed"
@@ -200,3 +208,16 @@ def test_in_a_wrapped_agent_its_own_copy_records_through_ours(data_home: Path) -
     subprocess.run([sys.executable, bootstrap, "-c", code], env=kept, check=True, timeout=60)
     names = [event["name"] for event in spools.events(data_home)]
     assert names == ["producer.started", "tool.call.started", "tool.call.finished"]
+
+
+def test_a_websocket_surface_is_recorded_as_not_decoded(server: ScriptedServer, data_home: Path) -> None:
+    with agent_shim.run(), openai.OpenAI(base_url=server.url, api_key="sk-test") as client:
+        client.realtime.connect(model="gpt-realtime")
+    [row] = spools.rows(data_home, "llm_call")
+    assert (row["surface"], row["model_requested"], row["ended"]) == (
+        "realtime",
+        "gpt-realtime",
+        "not_followed",
+    )
+    assert (row["usage_source"], row["input_tokens"]) == ("unknown", None)
+    assert "WebSocket" in row["usage_reason"]

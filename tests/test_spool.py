@@ -61,7 +61,13 @@ def test_an_event_is_in_the_file_when_append_returns(tmp_path: Path) -> None:
 def test_the_same_events_give_the_same_bytes(tmp_path: Path) -> None:
     def write(folder: Path) -> bytes:
         spool = Spool(
-            folder, "0" * 32, role="agent", redact=Redactor(), clock=FixedClock(), monotonic=FixedClock(), ids=FixedIds()
+            folder,
+            "0" * 32,
+            role="agent",
+            redact=Redactor(),
+            clock=FixedClock(),
+            monotonic=FixedClock(),
+            ids=FixedIds(),
         )
         spool.append(EVENT)
         body = (spool.folder / f"{spool.producer}.log").read_bytes()
@@ -102,7 +108,9 @@ def test_sixteen_threads_write_a_dense_sequence(tmp_path: Path) -> None:
     assert numbers(path) == list(range(1, 16 * 200 + 2))
 
 
-def test_a_finaliser_that_records_while_we_write_neither_hangs_nor_breaks_the_sequence(tmp_path: Path) -> None:
+def test_a_finaliser_that_records_while_we_write_neither_hangs_nor_breaks_the_sequence(
+    tmp_path: Path,
+) -> None:
     spool = open_spool(tmp_path)
 
     class Dropped:
@@ -254,7 +262,9 @@ def full_disk(tmp_path: Path) -> Any:
     """A folder on a file system of 256 kB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root: " + mounted.stderr.decode().strip())
     yield folder
@@ -300,7 +310,9 @@ def test_a_short_write_is_cut_back(tmp_path: Path) -> None:
     assert read(path)[2]["data"] == {"reasons": {"short write": 1}}
 
 
-def test_a_read_only_folder_costs_events_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_costs_events_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "file"
     folder.write_text("not a folder")
     spool = open_spool(folder)
@@ -388,7 +400,9 @@ def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_nothing_of_a_secret_reaches_the_disk(tmp_path: Path) -> None:
     secret = "very-secret-value-0815"
     spool = open_spool(tmp_path, redact=Redactor([secret]))
-    spool.append(RunStarted(way="run", command=["x", secret], tags={secret: f"a {secret}"}, cwd=f"/{secret}/"))
+    spool.append(
+        RunStarted(way="run", command=["x", secret], tags={secret: f"a {secret}"}, cwd=f"/{secret}/")
+    )
     [path] = spool.folder.glob("*.log")
     assert secret.encode() not in path.read_bytes()
     assert b"[redacted:live]" in path.read_bytes()

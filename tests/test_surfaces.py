@@ -32,7 +32,8 @@ def body(**fields: Any) -> list[Raw]:
 
 
 RESPONSE = {
-    "id": "resp_fetched0000000001", "object": "response", "model": "gpt-5", "status": "completed", "output": [],
+    "id": "resp_fetched0000000001", "object": "response", "model": "gpt-5", "status": "completed",
+    "output": [],
     "usage": {"input_tokens": 11, "output_tokens": 7, "total_tokens": 18},
 }  # fmt: skip
 ANSWERS = {
@@ -47,13 +48,16 @@ ANSWERS = {
         usage={"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
     ),
     "POST /images/generations": body(
-        created=1, data=[{"b64_json": "aGVsbG8="}], usage={"input_tokens": 11, "output_tokens": 7, "total_tokens": 18}
+        created=1, data=[{"b64_json": "aGVsbG8="}],
+        usage={"input_tokens": 11, "output_tokens": 7, "total_tokens": 18},
     ),
     "POST /audio/transcriptions": body(
         text="hello", usage={"type": "tokens", "input_tokens": 11, "output_tokens": 7, "total_tokens": 18}
     ),
     "POST /audio/speech": [Raw(b"ID3sound", content_type="audio/mpeg")] * MANY,
-    "POST /files": body(id="file-1", object="file", bytes=2, created_at=1, filename="a", purpose="batch", status="processed"),
+    "POST /files": body(
+        id="file-1", object="file", bytes=2, created_at=1, filename="a", purpose="batch", status="processed"
+    ),
     "GET /files": body(object="list", data=[], has_more=False),
     "POST /batches": [
         *(body(id=f"batch_{number}", object="batch", status="validating")[0] for number in range(MANY))
@@ -87,7 +91,12 @@ def play(generation: str, what: str, home: Path, server: ScriptedServer) -> Play
         "AGENT_TELEMETRY_INCLUDE_USAGE": "127.0.0.1",
     }
     with server:
-        agent = [str(ROOT / "agent_shim" / "bootstrap.py"), str(ROOT / "tests" / "surface_side.py"), what, server.url]
+        agent = [
+            str(ROOT / "agent_shim" / "bootstrap.py"),
+            str(ROOT / "tests" / "surface_side.py"),
+            what,
+            server.url,
+        ]
         done = subprocess.run([python, *agent], env=environ, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return Played(json.loads(done.stdout.splitlines()[-1]), server.ledger, home)
@@ -154,7 +163,13 @@ def test_every_method_that_sends_a_request_is_seen(generation: str, tmp_path: Pa
 
 # --- the page --------------------------------------------------------------------------------------
 
-WORDS = {"reported": "usage", "repeated": "usage", "none": "no tokens", "unknown": "no usage", "not in this SDK": "–"}
+WORDS = {
+    "reported": "usage",
+    "repeated": "usage",
+    "none": "no tokens",
+    "unknown": "no usage",
+    "not in this SDK": "–",
+}
 
 
 def page(found: dict[str, dict[tuple[str, str], str]]) -> str:
@@ -162,9 +177,10 @@ def page(found: dict[str, dict[tuple[str, str], str]]) -> str:
     lines = [
         "# Surfaces of the openai client",
         "",
-        "Found by `tests/test_surfaces.py` against a scripted server; do not edit. Each surface was called sync and",
-        "async, and in each as plain call, through `with_raw_response` and through `with_streaming_response`; every",
-        "one of them was seen with its requests. A cell says what became of the usage, with how many of the six ways:",
+        "Found by `tests/test_surfaces.py` against a scripted server; do not edit. Each surface was called",
+        "sync and async, and in each as plain call, through `with_raw_response` and through",
+        "`with_streaming_response`; every one of them was seen with its requests. A cell says what became of",
+        "the usage, with how many of the six ways:",
         "",
         "* *usage*: read from the response, exactly once per response id;",
         "* *no tokens*: the call can use none (it reads, or the surface is not billed by tokens);",
@@ -178,13 +194,17 @@ def page(found: dict[str, dict[tuple[str, str], str]]) -> str:
         row = []
         for cells in found.values():
             words = Counter(WORDS[said] for (name, _), said in cells.items() if name == surface)
-            row.append(", ".join(f"{word} ({count})" if word != "–" else word for word, count in sorted(words.items())))
+            row.append(
+                ", ".join(
+                    f"{word} ({count})" if word != "–" else word for word, count in sorted(words.items())
+                )
+            )
         lines.append(f"| {surface} | " + " | ".join(row) + " |")
     lines += [
         "",
-        "All other methods of the resource tree are walked too: each request that one of them sends is recorded as a",
-        "call with its requests, without decoding. WebSocket surfaces (`realtime.connect`, `responses.connect`,",
-        "`live.connect`) do not pass the HTTP client and are not captured.",
+        "All other methods of the resource tree are walked too: each request that one of them sends is",
+        "recorded as a call with its requests, without decoding. `connect` of the WebSocket surfaces is",
+        "recorded as a call whose usage is unknown, because what passes over it is not decoded.",
         "",
     ]
     return "\n".join(lines)

@@ -22,7 +22,7 @@ FULL = Usage(input=1000, output=50, cached=800, reasoning=30)
 
 def run_trae(
     server: ScriptedServer, home: Path, tmp_path: Path, *options: str, config: dict[str, Any] | None = None
-) -> "subprocess.CompletedProcess[str]":
+) -> subprocess.CompletedProcess[str]:
     """The agent in a worktree of its own, started as the wrapper would start it."""
     worktree = tmp_path / "worktree"
     worktree.mkdir()
@@ -108,7 +108,8 @@ def test_a_provider_that_is_not_hooked_is_unknown_or_the_agents_own_never_zero(
         class Other:
             def __init__(self, usage): self.usage = usage
             def chat(self, *a, **k):
-                class Response: usage = self.usage; model = "other-1"; tool_calls = None; finish_reason = "stop"
+                class Response:
+                    usage = self.usage; model = "other-1"; tool_calls = None; finish_reason = "stop"
                 return Response
         class Usage:
             def __init__(self): self.input_tokens, self.output_tokens = 70, 7
@@ -138,7 +139,9 @@ def test_the_journal_equals_the_ledger_with_and_without_the_summariser(
 ) -> None:
     server.script(calls(ToolCall("bash", {"command": "echo x > f"}), usage=FULL))
     server.script(calls(ToolCall("task_done", {}), usage=FULL))
-    server.script(*[Answer("<task>t</task><details>d</details><tags>x</tags>", usage=FULL)] * (4 if lakeview else 0))
+    server.script(
+        *[Answer("<task>t</task><details>d</details><tags>x</tags>", usage=FULL)] * (4 if lakeview else 0)
+    )
     config = {
         "agents": {"trae_agent": {"model": "m", "enable_lakeview": lakeview}},
         "models": {"m": {"model_provider": "p", "model": "gpt-5"}},

@@ -11,7 +11,7 @@ import os
 import sys
 
 
-def _is_the_agent(words):
+def _is_the_agent(words: "list[str]") -> bool:
     arguments = list(getattr(sys, "orig_argv", ()))[1:]
     for at, argument in enumerate(arguments):
         if argument == "-m":
@@ -23,7 +23,7 @@ def _is_the_agent(words):
     return False
 
 
-def _put_back():
+def _put_back() -> None:
     before = os.environ.pop("AGENT_TELEMETRY_PYTHONPATH", None)
     os.environ.pop("AGENT_TELEMETRY_INJECT", None)
     if before is None:
@@ -32,7 +32,7 @@ def _put_back():
         os.environ["PYTHONPATH"] = before
 
 
-def _attach():
+def _attach() -> None:
     asked = os.environ.get("AGENT_TELEMETRY_INJECT")
     if not asked:
         return
@@ -44,19 +44,20 @@ def _attach():
 
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "bootstrap.py")
     spec = importlib.util.spec_from_file_location("_agent_telemetry_bootstrap", path)
+    assert spec is not None and spec.loader is not None
     bootstrap = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bootstrap)
     _put_back()
     bootstrap.record()
 
 
-def _run_the_other():
+def _run_the_other() -> None:
     """The ``sitecustomize`` that would have been found without this folder."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
     own = sys.modules.pop("sitecustomize", None)
     try:
-        import sitecustomize  # noqa: F401
+        import sitecustomize  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
         if error.name != "sitecustomize":
             raise
