@@ -224,7 +224,8 @@ class CallFinished(NamedTuple):
     """The call ended, one way or another. Ends ``llm.call.started``."""
 
     ended: str
-    """``completed``, ``failed``, ``closed_early``, ``abandoned``, ``cancelled`` or ``interrupted``."""
+    """``completed``, ``failed``, ``closed_early``, ``abandoned``, ``cancelled``, ``interrupted``, or
+    ``not_followed``: a WebSocket was asked for, whose end is not seen."""
     error_type: str | None = None
     """Class of the exception, or the API's error code for a failure inside a response."""
     error_message: str | None = None
@@ -473,7 +474,7 @@ class HookAttached(NamedTuple):
     """A hook took: from here on the named target is captured in this process."""
 
     target: str
-    """``openai``, ``trae.tools``, ``trae.docker_tools`` or ``trae.llm``."""
+    """``openai``, ``openai.websockets``, ``trae.tools``, ``trae.docker_tools`` or ``trae.llm``."""
     version: str | None = None
     points: list[str] | None = None
     """The functions that were wrapped."""
@@ -599,6 +600,29 @@ class RunJudged(NamedTuple):
     """How many events of the run the judgement rests on; later ones may change it."""
 
 
+# --- other instrumentations ----------------------------------------------------------------------
+
+
+@_named("span.received")
+class SpanReceived(NamedTuple):
+    """The sink received a span of another instrumentation, about a GenAI operation."""
+
+    instrumentation: str
+    """Name of its scope: what stands as source of the call in the journal."""
+    span: str
+    trace_id: str
+    span_id: str
+    failed: bool
+    attributes: dict[str, Any]
+    """Under the names it gave them; those that hold prompts and answers are left out."""
+    instrumentation_version: str | None = None
+    parent_span_id: str | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    message: str | None = None
+    """Of its status, secrets removed."""
+
+
 Event = Union[
     RunStarted,
     RunFinished,
@@ -627,6 +651,7 @@ Event = Union[
     ClaimChecked,
     ResultAttached,
     RunJudged,
+    SpanReceived,
 ]
 
 VOCABULARY: dict[str, Any] = {name_of(kind): kind for kind in get_args(Event)}

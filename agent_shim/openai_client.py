@@ -47,7 +47,7 @@ def attach(module: ModuleType) -> hooks.Attached:
 
 
 def _below(kind: type) -> list[type]:
-    found = kind.__subclasses__()
+    found: list[type] = kind.__subclasses__()
     return found + [lower for upper in found for lower in _below(upper)]
 
 
