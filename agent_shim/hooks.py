@@ -8,15 +8,15 @@ goes on as if nothing had been. One hook's failure leaves the others alone.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
 from types import ModuleType
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
 from . import recorder
 from .events import HookAttached, HookFailed
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 
 class Attached(NamedTuple):
@@ -35,7 +35,7 @@ class Hook(NamedTuple):
     detach: Callable[[], None]
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Finds a hooked module as the other finders would, and calls its hooks after it was executed."""
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
@@ -45,7 +45,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         hooks = self.hooks.get(fullname)
         if not hooks:
             return None
@@ -88,7 +88,7 @@ def arm(hooks: Sequence[Hook]) -> None:
         module = sys.modules.get(hook.module)
         if module is not None:
             _attach(hook, module)
-    sys.meta_path.insert(0, _finder)
+    sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
 
 
 def disarm() -> None:
@@ -97,7 +97,7 @@ def disarm() -> None:
     if _finder is None:
         return
     if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
+        sys.meta_path.remove(_finder)  # type: ignore[arg-type]
     for hooks in _finder.hooks.values():
         for hook in hooks:
             hook.detach()

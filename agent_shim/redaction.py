@@ -15,7 +15,7 @@ import base64
 import json
 import re
 from typing import Iterable, Mapping
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 MIN_LIVE_LENGTH = 8
 """Shorter values are words, not secrets: removing them would eat ordinary text."""
@@ -57,13 +57,24 @@ _SHAPES = [
 _COMPILED = [(prefix, re.compile(pattern), f"[redacted:{kind}]") for prefix, pattern, kind in _SHAPES]
 
 
+_HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(?:[A-Z]+_)?HEADERS")
+_URL_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+
+
 def live_secrets(environ: Mapping[str, str]) -> list[str]:
-    """Values of the environment variables whose names say that they are secret."""
-    return [
-        value
-        for name, value in environ.items()
-        if len(value) >= MIN_LIVE_LENGTH and SECRET_NAME.search(name) and not value.startswith("/")
-    ]
+    """The secrets of an environment.
+
+    Values of variables whose names say so, the values in OTLP headers, and passwords in URLs.
+    """
+    found: list[str] = []
+    for name, value in environ.items():
+        if SECRET_NAME.search(name) and not value.startswith("/"):
+            found.append(value)
+        if _HEADERS.fullmatch(name):
+            headers = [header.partition("=")[2] for header in value.split(",")]
+            found += [word for header in headers for word in unquote(header).split()]
+        found += [unquote(password) for password in _URL_PASSWORD.findall(value)]
+    return [secret for secret in found if len(secret) >= MIN_LIVE_LENGTH]
 
 
 def redact_arguments(arguments: Iterable[str]) -> list[str]:

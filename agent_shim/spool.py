@@ -257,7 +257,8 @@ class Spool:
             kept, self._forked_from = self._later, self.producer
             self._reset()
             self._later = kept
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.folder.parent.parent, self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, parents=folder is self.folder.parent.parent, exist_ok=True)
         hidden = self.folder / f".{self.producer}"
         fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, CLEAN_MODE)
         try:

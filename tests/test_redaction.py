@@ -85,8 +85,12 @@ def test_live_secrets_are_values_of_variables_named_so() -> None:
         "SSH_KEY_FILE": "/home/user/.ssh/id_ed25519",
         "MONKEY": "businessbusiness",
         "PATH": "/usr/bin:/bin",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20headersecret,x-scope=public-scope",
+        "AGENT_TELEMETRY_JOURNAL": "postgresql://me:pass%2Fword@db/journal",
     }
-    assert live_secrets(environ) == ["sk-0123456789", "abcdefgh12345", "tokentoken"]
+    assert live_secrets(environ) == [
+        *("sk-0123456789", "abcdefgh12345", "tokentoken", "headersecret", "public-scope", "pass/word"),
+    ]
 
 
 @pytest.mark.parametrize(
