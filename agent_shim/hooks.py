@@ -88,7 +88,7 @@ def arm(hooks: Sequence[Hook]) -> None:
         module = sys.modules.get(hook.module)
         if module is not None:
             _attach(hook, module)
-    sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _finder)
 
 
 def disarm() -> None:
@@ -97,7 +97,7 @@ def disarm() -> None:
     if _finder is None:
         return
     if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(_finder)
     for hooks in _finder.hooks.values():
         for hook in hooks:
             hook.detach()
