@@ -61,7 +61,7 @@ class RunFold:
             "llm.call.finished": self._call_finished,
             "llm.request.started": self._calls.request_started,
             "llm.request.finished": self._calls.request_finished,
-            "agent.turn.started": self._calls.turn_started,
+            "agent.turn.started": self._turn_started,
             "agent.turn.finished": self._turn_finished,
             "tool.call.started": self._tools.started,
             "tool.call.finished": self._tools.finished,
@@ -171,7 +171,7 @@ class RunFold:
     def _call_started(self, key: Key, event: Event) -> None:
         source = self._producers[key[1]]
         source.last_call = max(source.last_call, key[2])
-        self._calls.call_started(key, event)
+        self._tools.requester_changed(self._calls.call_started(key, event))
 
     def _call_finished(self, key: Key, event: Event) -> None:
         call = self._calls.call_finished(key, event)
@@ -180,6 +180,9 @@ class RunFold:
 
     def _trajectory_read(self, key: Key, event: Event) -> None:
         self._leftovers.trajectory_read(key, event)
+
+    def _turn_started(self, key: Key, event: Event) -> None:
+        self._tools.requester_changed(self._calls.turn_started(key, event))
 
     def _turn_finished(self, key: Key, event: Event) -> None:
         turn = self._calls.turn_finished(key, event)
