@@ -69,6 +69,7 @@ class RunFold:
             "patch.captured": self._leftovers.patch_captured,
             "trajectory.read": self._trajectory_read,
             "attempt.reserved": self._judgements.attempt_reserved,
+            "trajectory.read": self._judgements.trajectory_read,
             "claim.made": self._judgements.claim_made,
             "claim.checked": self._judgements.claim_checked,
             "result.attached": self._judgements.result_attached,
