@@ -6,6 +6,7 @@ only. A response is counted once: create and polls of a background response, in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agent_shim.events import event_id
@@ -269,6 +270,12 @@ class Calls:
     def failed_requests(self) -> int:
         """How many of them got no answer, or a refusal."""
         return len(self._failed)
+
+    def seen(self) -> Iterator[Call]:
+        """The calls on the wire, and the turns that have a row."""
+        yield from self._calls.values()
+        for turn in self._shown_turns:
+            yield self._turns[turn]
 
     def shown(self, call: Call) -> bool:
         """Whether it has a row: a turn has none when its calls were seen on the wire."""
