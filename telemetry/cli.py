@@ -38,6 +38,9 @@ from telemetry.options import (
 )
 from telemetry.settings import VERSION, Settings, without_password
 
+STACK_ENDPOINT, STACK_JAEGER = "http://127.0.0.1:4318", "http://127.0.0.1:16686"
+"""Of ``make stack`` and of ``docker-compose.yml``."""
+
 if TYPE_CHECKING:
     from agent_shim.events import ClaimMade
 
@@ -176,9 +179,10 @@ def show(run: str, journal: str | None, tz: tzinfo | None, as_json: bool) -> Non
     """Show one run: RUN is its short id, the beginning of its id, or @last."""
     from telemetry import queries, timeline
 
+    jaeger = Settings.load(os.environ, {"journal": journal}).jaeger
     with open_reading(journal) as read:
         found = queries.timeline(read.engine, queries.run(read.engine, run), read.book)
-    timeline.show(found, form_of(as_json, tz))
+    timeline.show(found, form_of(as_json, tz), jaeger)
 
 
 @main.command()
@@ -229,6 +233,25 @@ def rebuild(journal: str | None) -> None:
         forget(read.journal.engine)
         priced = price_pending(read.journal.engine, read.book)
     click.echo(f"Rebuilt; {priced} run{'' if priced == 1 else 's'} priced with {read.book.name}.", err=True)
+
+
+@main.command()
+@click.option("--endpoint", metavar="URL", help="Where the collector listens.  [default: the stack's]")
+@click.option("--jaeger", metavar="URL", help="Where Jaeger's page is.  [default: the stack's]")
+@journal_option
+def env(endpoint: str | None, jaeger: str | None, journal: str | None) -> None:
+    """Print what sends this shell's runs to the stack: eval "$(agent-telemetry env)"."""
+    import shlex
+
+    flags = {"journal": journal, "otlp_endpoint": endpoint, "jaeger": jaeger}
+    settings = Settings.load(os.environ, flags)
+    for variable, value in (
+        ("AGENT_TELEMETRY_HOME", str(settings.home)),
+        ("AGENT_TELEMETRY_JOURNAL", settings.journal),
+        ("AGENT_TELEMETRY_JAEGER", settings.jaeger or STACK_JAEGER),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", settings.otlp_endpoint or STACK_ENDPOINT),
+    ):
+        click.echo(f"export {variable}={shlex.quote(value)}")
 
 
 @main.command()

@@ -208,6 +208,11 @@ SETTINGS: tuple[Setting, ...] = (
         "Protocol for spans alone.",
         _protocol, "grpc",
     ),
+    Setting(
+        "jaeger", "AGENT_TELEMETRY_JAEGER", "jaeger.url", None,
+        "Address of Jaeger's page; `show` then links to the trace of a run.",
+        _endpoint, "http://localhost:16686",
+    ),
 )  # fmt: skip
 """Every setting, in the order of the documentation."""
 
@@ -244,6 +249,7 @@ class Settings(NamedTuple):
     otlp_logs_protocol: str | None
     otlp_traces_endpoint: str | None
     otlp_traces_protocol: str | None
+    jaeger: str | None
     sources: Mapping[str, str]
     """Setting → ``option``, ``environment``, ``config`` or ``default``."""
 

@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime, tzinfo
+from itertools import chain
 from typing import Any, NamedTuple
 
 from telemetry import display, findings, reports
@@ -49,14 +50,15 @@ class Entry(NamedTuple):
     view: CallView | None = None
 
 
-def show(timeline: Timeline, form: Form) -> None:
-    """One run in the wanted form."""
+def show(timeline: Timeline, form: Form, jaeger: str | None = None) -> None:
+    """One run in the wanted form; `jaeger` is the address of the page that has its trace, if any does."""
+    link = f"{jaeger.rstrip('/')}/trace/{timeline.run.trace_id}" if jaeger and timeline.run.trace_id else None
     if form.kind == "json":
-        display.write_json(form.out, timeline_object(timeline))
+        display.write_json(form.out, timeline_object(timeline) | {"trace_url": link})
     elif form.kind == "lines":
         display.write_lines(form.out, _columns(timeline), list(entries(timeline)))
     else:
-        _story(timeline, form)
+        _story(timeline, form, link)
 
 
 # --- the order of time ---------------------------------------------------------------------------
@@ -169,9 +171,9 @@ def _columns(timeline: Timeline) -> list[Column[Entry]]:
     ]
 
 
-def _story(timeline: Timeline, form: Form) -> None:
+def _story(timeline: Timeline, form: Form, link: str | None) -> None:
     out = form.out
-    for name, text in header(timeline, form.zone):
+    for name, text in chain(header(timeline, form.zone), [("trace", link)] if link else []):
         display.write_text(out, f"{name:<9} {text}", indent=10)
     told = list(entries(timeline))
     if told:

@@ -275,3 +275,32 @@ def test_the_sink_refuses_the_world_without_a_token(data_home: Path) -> None:
     asked = ask("sink", "--host", "0.0.0.0", "--port", "0")
     assert asked.exit_code == 2
     assert "without a token" in asked.stderr
+
+
+def test_env_prints_what_sends_a_shell_to_the_stack(data_home: Path, tmp_path: Path) -> None:
+    """A shell that evaluates it has the stack's endpoint, and the journal that was asked for."""
+    place = str(tmp_path / "a journal's.db")
+    exports = program("env", "--journal", place).stdout
+    names = ("HOME", "JOURNAL", "JAEGER")
+    echo = " ".join(f'"$AGENT_TELEMETRY_{name}"' for name in names)
+    script = f'{exports}\nprintf "%s\\n" {echo} "$OTEL_EXPORTER_OTLP_ENDPOINT"'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        str(data_home), place, "http://127.0.0.1:16686", "http://127.0.0.1:4318",
+    ]  # fmt: skip
+
+
+def test_env_keeps_what_is_set(data_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.example.org:4318")
+    exports = program("env", "--jaeger", "http://jaeger.example.org").stdout
+    assert "export OTEL_EXPORTER_OTLP_ENDPOINT=http://collector.example.org:4318\n" in exports
+    assert "export AGENT_TELEMETRY_JAEGER=http://jaeger.example.org\n" in exports
+
+
+def test_show_links_to_the_trace_where_jaeger_is_known(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = json.loads(ask("show", "--json").output)
+    assert run["trace_url"] is None
+    monkeypatch.setenv("AGENT_TELEMETRY_JAEGER", "http://jaeger.example.org/")
+    link = f"http://jaeger.example.org/trace/{run['run']['run_id']}"
+    assert json.loads(ask("show", "--json").output)["trace_url"] == link
+    assert f"trace     {link}" in on_terminal(["show"], 120)
