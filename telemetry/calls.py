@@ -6,6 +6,7 @@ only. A response is counted once: create and polls of a background response, in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agent_shim.events import event_id
@@ -114,7 +115,7 @@ class Calls:
 
     # --- events ----------------------------------------------------------------------------------
 
-    def call_started(self, key: Key, event: Event) -> None:
+    def call_started(self, key: Key, event: Event) -> Call:
         """``llm.call.started``."""
         call = self._call(event_id(key[1], key[2]))
         data = event["data"]
@@ -127,7 +128,10 @@ class Calls:
             self._inside.setdefault(call.parent, []).append(call)
             if call.parent in self._turns:
                 self._changed_turns[call.parent] = self._turns[call.parent]
+        if response := call.row["response_id"]:
+            self._touch_response(response)  # its end came first; which call counts may change
         self._watch(call)
+        return call
 
     def call_finished(self, key: Key, event: Event) -> Call | None:
         """``llm.call.finished``: the call, unless an earlier end of it counts."""
@@ -142,13 +146,14 @@ class Calls:
         self._join_response(call)
         return call
 
-    def turn_started(self, key: Key, event: Event) -> None:
+    def turn_started(self, key: Key, event: Event) -> Call:
         """``agent.turn.started``."""
         turn = self._turn(event_id(key[1], key[2]))
         turn.begin(key, event)
         turn.row["started_at"] = at(key[0])
         rows.turn_started(turn.row, event["data"])
         self._watch(turn)
+        return turn
 
     def turn_finished(self, key: Key, event: Event) -> Call | None:
         """``agent.turn.finished``: the turn, unless an earlier end of it counts."""
@@ -265,6 +270,12 @@ class Calls:
     def failed_requests(self) -> int:
         """How many of them got no answer, or a refusal."""
         return len(self._failed)
+
+    def seen(self) -> Iterator[Call]:
+        """The calls on the wire, and the turns that have a row."""
+        yield from self._calls.values()
+        for turn in self._shown_turns:
+            yield self._turns[turn]
 
     def shown(self, call: Call) -> bool:
         """Whether it has a row: a turn has none when its calls were seen on the wire."""

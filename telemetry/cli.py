@@ -16,11 +16,12 @@ import os
 import sys
 from datetime import tzinfo
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from agent_shim.errors import AgentTelemetryError
+from telemetry.judge_commands import COMMANDS, policy_option
 from telemetry.options import (
     FINDINGS,
     OURS,
@@ -36,6 +37,9 @@ from telemetry.options import (
     reads,
 )
 from telemetry.settings import VERSION, Settings, without_password
+
+if TYPE_CHECKING:
+    from agent_shim.events import ClaimMade
 
 # --- commands ------------------------------------------------------------------------------------
 
@@ -55,6 +59,21 @@ def main() -> None:
     "--tag", "tags", metavar="NAME=VALUE", multiple=True, help="A note on the run. May be given again."
 )
 @click.option("--attempt", type=click.IntRange(min=1), help="Which try at the commit this is.")
+@click.option(
+    "--max-attempts",
+    type=click.IntRange(min=1),
+    help="Number the attempt in the journal; refuse (75) one beyond this, or at a solved commit.",
+)
+@click.option("--again", is_flag=True, help="With --max-attempts: try a solved commit again.")
+@policy_option
+@click.option(
+    "--claim", "claims", metavar="NAME=VALUE", multiple=True,
+    help="Assert a parameter of the requests; judge checks it. May be given again.",
+)  # fmt: skip
+@click.option(
+    "--claims", "claims_file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+    help="Such assertions, one NAME=VALUE a line.",
+)  # fmt: skip
 @click.option(
     "--timeout",
     metavar="SECONDS",
@@ -76,6 +95,11 @@ def run(
     command: tuple[str, ...],
     tags: tuple[str, ...],
     attempt: int | None,
+    max_attempts: int | None,
+    again: bool,
+    policy: str,
+    claims: tuple[str, ...],
+    claims_file: str | None,
     timeout: float | None,
     cwd: str | None,
     **flags: Any,
@@ -95,8 +119,31 @@ def run(
         timeout_s=timeout,
         tags=_tags(tags),
         attempt=attempt,
+        claims=_claims(claims, claims_file),
+        admit=_admission(settings, max_attempts, None if again else policy),
     )
     sys.exit(wrapper.run(request))
+
+
+def _admission(settings: Settings, limit: int | None, policy: str | None) -> Any:
+    """Says whether a run may start; ``None`` where nothing limits it."""
+    if limit is None:
+        return None
+    from telemetry.admission import admit
+
+    return lambda run_id, known: admit(settings, os.environ, run_id, known, limit, policy)
+
+
+def _claims(given: tuple[str, ...], file: str | None) -> tuple[ClaimMade, ...]:
+    if not given and file is None:
+        return ()
+    from agent_shim.events import ClaimMade
+    from telemetry.claims import parse
+
+    lines = [line.strip() for line in Path(file).read_text().splitlines()] if file else []
+    written = [line for line in lines if line and not line.startswith("#")]
+    made = [ClaimMade(*parse(text), source="file", place=file) for text in written]
+    return (*made, *(ClaimMade(*parse(text), source="option") for text in given))
 
 
 def _tags(tags: tuple[str, ...]) -> dict[str, str] | None:
@@ -204,6 +251,10 @@ def sink(host: str, port: int, grpc_port: int, journal: str | None) -> None:
         err=True,
     )
     server.serve(settings.journal, host, port, grpc_port)
+
+
+for command in COMMANDS:
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ Promises, each with its test in ``tests/test_journal.py``:
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from pydantic_core import from_json
 from sqlalchemy import Connection, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import psycopg
@@ -26,26 +25,23 @@ from agent_shim.events import FORMAT_VERSION
 
 from .tables import EventRow, QuarantineRow
 
-MAX_DEPTH = 100
-"""Five times the depth of the canonical form, and far from what Python's JSON encoder stands."""
-
 _ID = re.compile(r"[0-9a-f]{32}\Z")
-_RISKY = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
-"""Escapes of NUL and of surrogates: PostgreSQL refuses the one, every database a lone one of the other."""
+_RUN = re.compile(rb'"run":"([0-9a-f]{32})"')
+_RISKY = re.compile(r"\\u0000")
+"""What may be the escape of NUL, which PostgreSQL refuses in any text. (Lone surrogates are no JSON here.)"""
 
 _LOOKUP = 400
 """Keys in one query: SQLite takes 32,766 parameters, and two go into each key."""
 
 
+EventValues = tuple[str, int, str, str, int, bytes, str]
+"""An event as the table ``event`` takes it: producer, number, run, name, time, hash, body."""
+
+
 class Arrival(NamedTuple):
     """An event on its way into the log."""
 
-    run_id: str
-    producer: str
-    seq: int
-    sha256: bytes
-    row: tuple[Any, ...]
-    """As the table ``event`` takes it."""
+    row: EventValues
     event: dict[str, Any]
 
 
@@ -59,12 +55,17 @@ class Refusal(NamedTuple):
 # --- reading bytes --------------------------------------------------------------------------------
 
 
+def runs_named(bodies: Iterable[bytes]) -> set[str]:
+    """The runs that events seem to belong to, found without reading them: good enough to lock by."""
+    return {found[1].decode() for found in map(_RUN.search, bodies) if found}
+
+
 def decode(body: bytes) -> Arrival:
     """The event in `body`. Raises `EventError` whose message is the reason to quarantine it."""
     try:
         text = body.decode()
-        event = _json(text)
-    except (ValueError, RecursionError) as error:
+        event = from_json(body, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
         raise EventError("not JSON") from error
     if type(event) is not dict or event.get("v") != FORMAT_VERSION:
         raise EventError(_why_unknown(event))
@@ -83,11 +84,9 @@ def decode(body: bytes) -> Arrival:
         and type(event.get("data")) is dict
     ):
         raise EventError("not the shape of an event")
-    if _RISKY.search(text) or text.count("{") + text.count("[") > MAX_DEPTH:
-        _refuse_unstorable(event)
-    sha256 = hashlib.sha256(body).digest()
-    row = (producer, seq, run, name, time_ns, sha256, text)
-    return Arrival(run, producer, seq, sha256, row, event)
+    if _RISKY.search(text):
+        _refuse_nul(event)
+    return Arrival((producer, seq, run, name, time_ns, hashlib.sha256(body).digest(), text), event)
 
 
 def _why_unknown(event: object) -> str:
@@ -101,42 +100,18 @@ def _why_unknown(event: object) -> str:
     return "not the shape of an event"
 
 
-def _refuse_unstorable(event: dict[str, Any]) -> None:
-    """Walks all of it, without recursion."""
-    level: list[Any] = [event]
-    depth = 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise EventError("nested too deeply")
-        inner: list[Any] = []
-        for value in level:
-            if type(value) is dict:
-                inner.extend(value)
-                inner.extend(value.values())
-            elif type(value) is list:
-                inner.extend(value)
-            elif type(value) is str and _unstorable(value):
-                raise EventError("text with NUL or lone surrogates")
-        level = inner
-
-
-def _unstorable(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return True
-    return "\0" in value
-
-
-def _not_finite(text: str) -> float:
-    value = float(text) if text not in ("NaN", "Infinity", "-Infinity") else math.nan
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-_json = json.JSONDecoder(parse_float=_not_finite, parse_constant=_not_finite).decode
+def _refuse_nul(event: dict[str, Any]) -> None:
+    """Looks at every text in the event, without recursion."""
+    left: list[Any] = [event]
+    while left:
+        value = left.pop()
+        if type(value) is dict:
+            left.extend(value)
+            left.extend(value.values())
+        elif type(value) is list:
+            left.extend(value)
+        elif type(value) is str and "\0" in value:
+            raise EventError("text with NUL")
 
 
 # --- the tables -----------------------------------------------------------------------------------
@@ -149,11 +124,10 @@ class EventLog:
         self._insert_event = _insert_new(EventRow, dialect)
         self._insert_quarantine = _insert_new(QuarantineRow, dialect)
 
-    def append(self, connection: Connection, arrivals: Sequence[Arrival]) -> int:
+    def append(self, connection: Connection, rows: Sequence[EventValues]) -> int:
         """Store events that are not there yet; how many were stored."""
-        if not arrivals:
+        if not rows:
             return 0
-        rows = [arrival.row for arrival in arrivals]
         return connection.exec_driver_sql(self._insert_event, rows).rowcount
 
     def quarantine(self, connection: Connection, refusals: Sequence[Refusal], source: str, at: str) -> None:
@@ -163,6 +137,11 @@ class EventLog:
         ]
         if rows:
             connection.exec_driver_sql(self._insert_quarantine, rows)
+
+    def conflicts(self, connection: Connection, arrivals: Sequence[Arrival]) -> list[Refusal]:
+        """Those of the events, all of whose numbers are taken, that are not the ones stored there."""
+        known = self.hashes(connection, {arrival.row[:2] for arrival in arrivals})
+        return [Refusal("conflict", row[6].encode()) for row, _ in arrivals if known[row[:2]] != row[5]]
 
     def hashes(self, connection: Connection, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
         """Hashes of those of the events that are stored."""
@@ -180,7 +159,7 @@ class EventLog:
         """All stored events of a run."""
         query = select(_EVENT.c.producer, _EVENT.c.seq, _EVENT.c.body).where(_EVENT.c.run_id == run_id)
         for producer, seq, body in connection.execute(query, execution_options={"yield_per": 1000}):
-            yield producer, seq, _json(body)
+            yield producer, seq, from_json(body, cache_strings="keys")
 
     def runs(self, connection: Connection) -> list[str]:
         """The runs that have events."""

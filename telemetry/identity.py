@@ -58,7 +58,7 @@ def identify(
     """The identity of a run of `command` in folder `cwd`. `environ` gives the PATH on which git is found."""
     trajectory = option_value(command, "--trajectory-file")
     beside = Path(cwd, trajectory).parent if trajectory else None
-    git = Git(_working_folder(command, cwd), environ)
+    git = Git(working_folder(command, cwd), environ)
     worktree, base, branch = git.worktree(), git.head(), git.branch()
     commit, commit_source = _commit(settings, beside, branch, base, git)
     repository, repository_source = _repository(settings, git, worktree)
@@ -76,7 +76,8 @@ def identify(
     )
 
 
-def _working_folder(command: Sequence[str], cwd: str) -> str:
+def working_folder(command: Sequence[str], cwd: str) -> str:
+    """The folder that the agent works on."""
     for option in _WORKING_FOLDER_OPTIONS:
         value = option_value(command, option)
         if value and Path(cwd, value).is_dir():

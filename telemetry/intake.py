@@ -129,9 +129,10 @@ class Intake:
         )
 
     async def traces(self, body: Body) -> Accepted:
-        """Our spans say nothing new, and those of others are only counted by this version."""
+        """Spans of GenAI operations by others go to the journal; our own say nothing new to it."""
         spans = await self._decoded(body, otlp.decode_spans)
         self.received.update(own_spans=spans.own, foreign_spans=spans.foreign, invalid_spans=spans.invalid)
+        await self._store(spans.events, body.peer)
         return Accepted("trace or span id is not valid" if spans.invalid else "", spans.invalid)
 
     async def metrics(self, body: Body) -> Accepted:

@@ -16,7 +16,8 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -24,10 +25,10 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
-from agent_shim.errors import EventError
+from agent_shim.errors import EventError, JournalUnreachable
 
 from . import database
-from .event_log import Arrival, EventLog, Refusal, decode
+from .event_log import Arrival, EventLog, EventValues, Refusal, decode, runs_named
 from .projections import RunFold
 from .rows import at
 from .views import Identity, Views
@@ -35,7 +36,9 @@ from .views import Identity, Views
 CACHED_EVENTS = 50_000
 """Events in the folds that are kept between batches: about 1.5 kB of memory each."""
 
-_DEADLOCK_ATTEMPTS = 5
+_ATTEMPTS = 5
+"""How often a transaction is tried that PostgreSQL gave up, or that met another writer of its numbers."""
+
 _DEADLOCK = "40P01"
 """SQLSTATE of the transaction that PostgreSQL gave up to resolve a deadlock."""
 _REBUILD_LOCK = 0x6167_656E_745F_7262
@@ -53,14 +56,16 @@ class Ingested(NamedTuple):
     """Not events."""
 
 
-class _Sorted(NamedTuple):
-    new: list[Arrival]
-    duplicates: int
-    conflicts: list[Refusal]
+class _Opened(NamedTuple):
+    """A run that this transaction has alone."""
+
+    fold: RunFold
+    shown: Identity
+    """The repository and commit that its row has so far."""
 
 
-class _Contested(Exception):
-    """A key that no fold holds is taken: its producer wrote under another run's name as well."""
+class _Contested(JournalUnreachable):
+    """A number that is free in its run is taken: its producer wrote under another run's name as well."""
 
 
 class Journal:
@@ -103,49 +108,65 @@ class Journal:
         `source` says where they came from, for the quarantine. Raises `JournalUnreachable`; then
         nothing of it was stored, and it can be sent again.
         """
-        arrivals, refusals = _decode_all(bodies)
         with self._writer, database.reachable(self.engine):
-            return self._in_one_transaction(
-                lambda connection, contested: self._ingest(connection, arrivals, refusals, source, contested)
-            )
-
-    def _in_one_transaction(self, work: Callable[[Connection, bool], Ingested]) -> Ingested:
-        contested = False
-        for attempt in range(1, _DEADLOCK_ATTEMPTS + 1):
-            try:
-                with database.writing(self.engine) as connection:
-                    return work(connection, contested)
-            except BaseException as error:
-                self._folds.clear()  # they may hold events that were rolled back
-                if isinstance(error, _Contested):
-                    contested = True
-                elif not _is_deadlock(error) or attempt == _DEADLOCK_ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            contested = False
+            for _ in range(_ATTEMPTS):
+                try:
+                    with database.writing(self.engine) as connection:
+                        return self._ingest(connection, bodies, source, contested)
+                except BaseException as error:
+                    self._folds.clear()  # they may hold events that were rolled back
+                    contested = contested or isinstance(error, _Contested)
+                    if not isinstance(error, _Contested) and not _is_deadlock(error):
+                        raise
+            raise JournalUnreachable("Other processes keep writing the same events.", hint="Try again.")
 
     def _ingest(
-        self,
-        connection: Connection,
-        arrivals: list[Arrival],
-        refusals: list[Refusal],
-        source: str,
-        contested: bool,
+        self, connection: Connection, bodies: Sequence[bytes], source: str, contested: bool
     ) -> Ingested:
-        runs = sorted({arrival.run_id for arrival in arrivals})
+        """`contested`: ask the log about every number, beyond what the folds of the runs know."""
         self._share(connection)
+        opened = self._open_runs(connection, runs_named(bodies))
+        taken = set(self._log.hashes(connection, _keys(bodies))) if contested else set()
+        new: list[EventValues] = []
+        again: list[Arrival] = []
+        refused: list[Refusal] = []
+        for body in bodies:
+            try:
+                arrival = decode(body)
+            except EventError as error:
+                refused.append(Refusal(str(error), body))
+                continue
+            producer, seq, run = arrival.row[:3]
+            if run not in opened:
+                opened |= self._open_runs(connection, [run])
+            fold = opened[run].fold
+            if fold.holds(producer, seq) or (producer, seq) in taken:
+                again.append(arrival)
+                continue
+            # At once, so that its many small objects are gone before those of the next one are made.
+            fold.add(producer, seq, arrival.event)
+            new.append(arrival.row)
+            if contested:
+                taken.add((producer, seq))
+        if self._log.append(connection, new) != len(new):
+            raise _Contested("A sequence number is used by two runs.", hint="Try again.")
+        conflicts = self._log.conflicts(connection, again)
+        self._show(connection, [opened[run] for run in sorted({row[2] for row in new})])
+        self._log.quarantine(connection, refused + conflicts, source, at(self._clock()))
+        self._forget_old_folds()
+        return Ingested(len(new), len(again) - len(conflicts), len(conflicts), len(refused))
+
+    def _open_runs(self, connection: Connection, run_ids: Iterable[str]) -> dict[str, _Opened]:
+        """Have these runs alone, and know what is stored of them."""
+        runs = sorted(run_ids)
         self._lock(connection, map(_lock_key, runs))
         stored = self._views.runs(connection, runs)
-        folds = {run: self._fold(connection, run, stored.get(run, _NEW)[0]) for run in runs}
-        batch = self._sort_out(connection, arrivals, folds, contested)
-        if self._log.append(connection, batch.new) != len(batch.new):
-            raise _Contested
-        for arrival in batch.new:
-            folds[arrival.run_id].add(arrival.producer, arrival.seq, arrival.event)
-        changed = sorted({arrival.run_id for arrival in batch.new})
-        self._show(connection, [folds[run] for run in changed], stored)
-        self._log.quarantine(connection, refusals + batch.conflicts, source, at(self._clock()))
-        self._forget_old_folds()
-        return Ingested(len(batch.new), batch.duplicates, len(batch.conflicts), len(refusals))
+        opened = {}
+        for run in runs:
+            events, shown = stored.get(run, _NEW)
+            opened[run] = _Opened(self._fold(connection, run, events), shown)
+        return opened
 
     def _share(self, connection: Connection) -> None:
         """Keep a rebuild out until the end."""
@@ -179,35 +200,11 @@ class Journal:
         while kept > CACHED_EVENTS and len(self._folds) > 1:
             kept -= self._folds.popitem(last=False)[1].events
 
-    def _sort_out(
-        self, connection: Connection, arrivals: list[Arrival], folds: dict[str, RunFold], contested: bool
-    ) -> _Sorted:
-        """Tell new events from those that are there. `contested`: ask the log about every key."""
-        suspects = [
-            (a.producer, a.seq) for a in arrivals if contested or folds[a.run_id].holds(a.producer, a.seq)
-        ]
-        known = self._log.hashes(connection, suspects)
-        new: list[Arrival] = []
-        conflicts: list[Refusal] = []
-        for arrival in arrivals:
-            there = known.setdefault((arrival.producer, arrival.seq), arrival.sha256)
-            if there is arrival.sha256:  # put there just now, by this very event
-                new.append(arrival)
-            elif there != arrival.sha256:
-                conflicts.append(Refusal("conflict", arrival.row[-1].encode()))
-        return _Sorted(new, len(arrivals) - len(new) - len(conflicts), conflicts)
-
-    def _show(
-        self, connection: Connection, folds: list[RunFold], stored: dict[str, tuple[int, Identity]]
-    ) -> None:
-        """Write what changed in the views, `stored` being what they show so far."""
-        moved: list[Identity] = []
-        for fold in folds:
-            before = stored.get(fold.run_id, _NEW)[1]
-            if before != fold.identity:
-                moved += [before, fold.identity]
+    def _show(self, connection: Connection, changed: list[_Opened]) -> None:
+        """Write what changed in the views."""
+        moved = [i for fold, shown in changed if fold.identity != shown for i in (shown, fold.identity)]
         self._lock(connection, (_lock_key(repository) for repository, _ in moved if repository))
-        for fold in folds:
+        for fold, _ in changed:
             self._views.write(connection, fold.changed())
         self._views.join_commits(connection, moved)
 
@@ -234,15 +231,11 @@ _NEW: tuple[int, Identity] = (0, (None, None))
 """What the views show of a run that is not there: no events, no repository, no commit."""
 
 
-def _decode_all(bodies: Sequence[bytes]) -> tuple[list[Arrival], list[Refusal]]:
-    arrivals: list[Arrival] = []
-    refusals: list[Refusal] = []
+def _keys(bodies: Sequence[bytes]) -> Iterator[tuple[str, int]]:
+    """Producer and number of each event."""
     for body in bodies:
-        try:
-            arrivals.append(decode(body))
-        except EventError as error:
-            refusals.append(Refusal(str(error), body))
-    return arrivals, refusals
+        with suppress(EventError):
+            yield decode(body).row[:2]
 
 
 def _lock_key(name: str) -> int:

@@ -5,14 +5,13 @@ The latest counts: of a judgement under its policy, of a check of a claim, of a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from agent_shim.events import event_id
 
 from .calls import Event, Key
-from .rows import CHECK, CLAIM, RESULT, VERDICT, Row, as_json, at, items, mapping, number, small, text
+from .rows import CHECK, CLAIM, RESULT, VERDICT, Row, as_json, at, flag, items, mapping, number, small, text
 
 _KEYS = {
     "verdict": ("run_id", "policy"),
@@ -35,7 +34,7 @@ class Judgements:
         self._made: _Latest = {}
         self._checked: _Latest = {}
         self._results: _Latest = {}
-        self._attempt: _Latest = {}
+        self._own: _Latest = {}
         self._shown: dict[str, dict[tuple[Any, ...], Row]] = {name: {} for name in _KEYS}
         self._stale = False
 
@@ -61,7 +60,12 @@ class Judgements:
 
     def attempt_reserved(self, key: Key, event: Event) -> None:
         """``attempt.reserved``."""
-        self._keep(self._attempt, "attempt", key, event)
+        self._keep(self._own, "attempt", key, event)
+
+    def trajectory_read(self, key: Key, event: Event) -> None:
+        """``trajectory.read``: what the agent wrote of itself, in this run and not in one before."""
+        if event["data"].get("written") is not False:
+            self._keep(self._own, "trajectory", key, event)
 
     def _keep(self, latest: _Latest, name: Any, key: Key, event: Event) -> None:
         if name is None or (type(name) is tuple and None in name):
@@ -74,12 +78,12 @@ class Judgements:
 
     def columns(self) -> Row:
         """The columns of the run's own row."""
-        success = self._made.get("success")
         last = max(self._judged.values(), key=lambda pair: pair[0], default=None)
         judged = last[1]["data"] if last else {}
-        reserved = self._attempt["attempt"][1]["data"] if self._attempt else {}
+        reserved = self._own["attempt"][1]["data"] if "attempt" in self._own else {}
+        written = self._own["trajectory"][1]["data"] if "trajectory" in self._own else {}
         return {
-            "claimed_success": _truth(success[1]["data"].get("value")) if success else None,
+            "claimed_success": flag(written.get("success")),
             "attempt": small(reserved.get("number")),
             "attempt_provisional": reserved.get("provisional") is True if reserved else None,
             "verdict": _state(judged.get("verdict")) if last else None,
@@ -161,11 +165,3 @@ class Judgements:
 
 def _state(value: object) -> str:
     return str(value) if value in STATES else "unknown"
-
-
-def _truth(value: object) -> bool | None:
-    try:
-        found = json.loads(value) if type(value) is str else None
-    except ValueError:
-        return None
-    return found if type(found) is bool else None

@@ -19,7 +19,7 @@ Format: opentelemetry-proto v1.11.0, ``docs/specification.md``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -33,6 +33,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from agent_shim import attributes, events
 from agent_shim.errors import EventError
+from telemetry.aliases import KEPT
+from telemetry.received import Foreign, is_genai, to_event
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -41,6 +43,8 @@ MAX_MESSAGE = 1024
 """Characters of a message in an answer; answers stay far below the 4 MiB that clients read."""
 
 _SPAN_BEGINS = events.BEGINS - {events.name_of(events.RequestStarted)}
+_ERROR = 2
+"""``STATUS_CODE_ERROR``"""
 _MARKS = frozenset((attributes.RUN, attributes.PRODUCER, attributes.SEQ))
 
 Request = TypeVar("Request", ExportLogsServiceRequest, ExportTraceServiceRequest, ExportMetricsServiceRequest)
@@ -168,42 +172,112 @@ def _is_ours(scope: str | None, keys: Iterable[str]) -> bool:
 
 
 class Spans(NamedTuple):
-    """What a request of spans held: nothing of it is stored by this version."""
+    """What a request of spans held."""
 
     own: int
     """Spans that were folded from our events, which say more."""
     foreign: int
+    """Spans of others that are about something else."""
     invalid: int
     """Spans whose trace or span id is of the wrong length, not hexadecimal, or zero."""
+    events: list[bytes]
+    """Spans of GenAI operations, as bodies of events (`telemetry.received`)."""
 
 
 def decode_spans(data: bytes, content_type: str) -> Spans:
-    """The spans in an export request, counted; raises `EventError` when it cannot be decoded."""
+    """The spans in an export request; raises `EventError` when it cannot be decoded."""
     own = foreign = invalid = 0
+    bodies: list[bytes] = []
     found = _protobuf_spans(data) if content_type == PROTOBUF else _json_spans(data)
-    for is_ours, trace_id, span_id in found:
+    for is_ours, trace_id, span_id, span in found:
         if not (_is_id(trace_id, 16) and _is_id(span_id, 8)):
             invalid += 1
         elif is_ours:
             own += 1
-        else:
+        elif span is None:
             foreign += 1
-    return Spans(own, foreign, invalid)
+        else:
+            bodies.append(to_event(span))
+    return Spans(own, foreign, invalid, bodies)
 
 
-def _protobuf_spans(data: bytes) -> Iterator[tuple[bool, bytes, bytes]]:
+_Span = tuple[bool, bytes, bytes, Foreign | None]
+"""Whether it is ours, its ids, and all of it where it is a GenAI operation of others."""
+
+
+def _protobuf_spans(data: bytes) -> Iterator[_Span]:
     for resource in _parse(ExportTraceServiceRequest(), data).resource_spans:
+        run = _values(resource.resource.attributes, (attributes.RUN,)).get(attributes.RUN, "")
         for scope in resource.scope_spans:
             for span in scope.spans:
                 is_ours = _is_ours(scope.scope.name, (item.key for item in span.attributes))
-                yield is_ours, span.trace_id, span.span_id
+                given = {} if is_ours else _values(span.attributes, KEPT)
+                yield is_ours, span.trace_id, span.span_id, (
+                    Foreign(
+                        span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), span.name,
+                        span.start_time_unix_nano, span.end_time_unix_nano, span.status.code == _ERROR,
+                        span.status.message, given, scope.scope.name, scope.scope.version, str(run),
+                    )
+                    if is_genai(given)
+                    else None
+                )  # fmt: skip
 
 
-def _json_spans(data: bytes) -> Iterator[tuple[bool, bytes, bytes]]:
-    for scope in _descend(_load(data), "resourceSpans", "scopeSpans"):
-        for span in _descend(scope, "spans"):
-            is_ours = _is_ours(_member(scope, "scope").get("name"), _keys(span))
-            yield is_ours, _unhex(span.get("traceId")), _unhex(span.get("spanId"))
+def _values(items: Iterable[Any], kept: Collection[str]) -> dict[str, Any]:
+    """The values of those attributes; of two of one name the later one."""
+    return {item.key: _value(item.value) for item in items if item.key in kept}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return None if kind in (None, "kvlist_value", "bytes_value") else getattr(value, kind)
+
+
+def _json_spans(data: bytes) -> Iterator[_Span]:
+    for resource in _descend(_load(data), "resourceSpans"):
+        run = _json_values(_member(resource, "resource"), (attributes.RUN,)).get(attributes.RUN, "")
+        for scope in _descend(resource, "scopeSpans"):
+            for span in _descend(scope, "spans"):
+                is_ours = _is_ours(_member(scope, "scope").get("name"), _keys(span))
+                given = {} if is_ours else _json_values(span, KEPT)
+                foreign = (
+                    _json_foreign(span, _member(scope, "scope"), given, run) if is_genai(given) else None
+                )
+                yield is_ours, _unhex(span.get("traceId")), _unhex(span.get("spanId")), foreign
+
+
+def _json_foreign(span: dict[str, Any], scope: dict[str, Any], given: dict[str, Any], run: Any) -> Foreign:
+    status = _member(span, "status")
+    return Foreign(
+        _unhex(span.get("traceId")).hex(), _unhex(span.get("spanId")).hex(),
+        _unhex(span.get("parentSpanId")).hex(), str(span.get("name", "")),
+        _integer(span.get("startTimeUnixNano")), _integer(span.get("endTimeUnixNano")),
+        status.get("code") == _ERROR, str(status.get("message", "")), given,
+        str(scope.get("name", "")), str(scope.get("version", "")), str(run),
+    )  # fmt: skip
+
+
+def _json_values(item: dict[str, Any], kept: Collection[str]) -> dict[str, Any]:
+    found = _descend(item, "attributes")
+    return {one["key"]: _json_value(_member(one, "value")) for one in found if one.get("key") in kept}
+
+
+def _json_value(value: dict[str, Any]) -> Any:
+    if "intValue" in value:
+        return _integer(value["intValue"])
+    if "arrayValue" in value:
+        return [_json_value(item) for item in _descend(_member(value, "arrayValue"), "values")]
+    return value.get("stringValue", value.get("boolValue", value.get("doubleValue")))
+
+
+def _integer(value: Any) -> int:
+    """A 64-bit integer as number or as text; 0 when it is neither."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _is_id(value: bytes, length: int) -> bool:

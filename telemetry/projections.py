@@ -15,7 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from agent_shim.events import SpanReceived, name_of
+
 from .calls import Calls, Event, Key
+from .foreign_calls import ForeignCalls
 from .judgements import Judgements
 from .leftovers import Leftovers
 from .producers import Producer
@@ -45,6 +48,9 @@ class RunFold:
         self._run = Run(run_id, self._producers)
         self._calls = Calls(run_id, self._producers, self._rollup)
         self._tools = Tools(run_id, self._producers)
+        self._foreign = ForeignCalls(run_id, self._rollup)
+        self._received: set[tuple[str, int]] = set()
+        """Spans of others: each is a stream of its own, and none is a producer of the run."""
         self._leftovers = Leftovers(run_id)
         self._judgements = Judgements(run_id)
         self._handlers: dict[str, Callable[[Key, Event], None]] = {
@@ -61,7 +67,7 @@ class RunFold:
             "llm.call.finished": self._call_finished,
             "llm.request.started": self._calls.request_started,
             "llm.request.finished": self._calls.request_finished,
-            "agent.turn.started": self._calls.turn_started,
+            "agent.turn.started": self._turn_started,
             "agent.turn.finished": self._turn_finished,
             "tool.call.started": self._tools.started,
             "tool.call.finished": self._tools.finished,
@@ -73,12 +79,13 @@ class RunFold:
             "claim.checked": self._judgements.claim_checked,
             "result.attached": self._judgements.result_attached,
             "run.judged": self._judgements.judged,
+            _RECEIVED: self._foreign.received,
         }
 
     def holds(self, producer: str, seq: int) -> bool:
         """Whether that event was added."""
         known = self._producers.get(producer)
-        return known is not None and known.holds(seq)
+        return (producer, seq) in self._received if known is None else known.holds(seq)
 
     @property
     def identity(self) -> tuple[str | None, str | None]:
@@ -88,7 +95,10 @@ class RunFold:
     def add(self, producer: str, seq: int, event: Event) -> None:
         """Take one event that was not added before."""
         time_ns = event["time"]
-        self._producer(producer).take(seq, time_ns)
+        if event["name"] == _RECEIVED:
+            self._received.add((producer, seq))
+        else:
+            self._producer(producer).take(seq, time_ns)
         self._run.seen(time_ns)
         self.events += 1
         handle = self._handlers.get(event["name"])
@@ -101,8 +111,9 @@ class RunFold:
         settled = self._calls.settle()
         for turn in settled.turned:
             self._tools.requester_changed(turn)
+        foreign = self._foreign.settle(self._calls)
         tools, no_tools = self._tools.settle(state != "running", self._calls.shown)
-        capture = self._run.capture(self._calls.calls)
+        capture = self._run.capture(self._calls.calls + self._foreign.counted)
         hole = capture.reason if capture.state == "not captured" else None
         self._rollup.stand_for_unknown((self._run.day, *_UNSEEN, hole) if hole else None)
         usage, no_usage = self._rollup.settle()
@@ -112,7 +123,7 @@ class RunFold:
             "run": [tuple(self._run.row(others, capture).values())],
             **judged,
             "producer": [tuple(p.row(self.run_id).values()) for p in self._changed.values()],
-            "llm_call": [tuple(row.values()) for row in settled.calls],
+            "llm_call": [tuple(row.values()) for row in (*settled.calls, *foreign)],
             "llm_request": [tuple(row.values()) for row in settled.requests],
             "tool_call": [tuple(row.values()) for row in tools],
             "usage": usage,
@@ -139,7 +150,7 @@ class RunFold:
 
     def _counts(self) -> dict[str, int]:
         return {
-            "calls": self._calls.calls,
+            "calls": self._calls.calls + self._foreign.counted,
             "requests": self._calls.requests,
             "failed_requests": self._calls.failed_requests,
             "tool_calls": self._tools.calls,
@@ -171,7 +182,7 @@ class RunFold:
     def _call_started(self, key: Key, event: Event) -> None:
         source = self._producers[key[1]]
         source.last_call = max(source.last_call, key[2])
-        self._calls.call_started(key, event)
+        self._tools.requester_changed(self._calls.call_started(key, event))
 
     def _call_finished(self, key: Key, event: Event) -> None:
         call = self._calls.call_finished(key, event)
@@ -180,12 +191,18 @@ class RunFold:
 
     def _trajectory_read(self, key: Key, event: Event) -> None:
         self._leftovers.trajectory_read(key, event)
+        self._judgements.trajectory_read(key, event)
+
+    def _turn_started(self, key: Key, event: Event) -> None:
+        self._tools.requester_changed(self._calls.turn_started(key, event))
 
     def _turn_finished(self, key: Key, event: Event) -> None:
         turn = self._calls.turn_finished(key, event)
         if turn is not None:
             self._tools.requested(turn)
 
+
+_RECEIVED = name_of(SpanReceived)
 
 _UNSEEN = ("unknown", "unknown", "unknown", "unknown")
 """Provider, model, tier and source of calls that nobody saw."""

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Engine, Row, Select, or_, select
 
 from agent_shim.canonical import encode
 from agent_shim.errors import NotFound
-from telemetry import costs, totals
+from telemetry import checks, costs, totals
 from telemetry.database import reachable
+from telemetry.evidence import CHECK, CLAIM, RESULT, VERDICT
 from telemetry.filters import CALL, EVENT, NEWEST_FIRST, PRODUCER, REQUEST, RUN, TOOL, USAGE, Filters
 from telemetry.pricing import PriceBook
 from telemetry.totals import Cost, CostLine, Group
@@ -59,6 +60,10 @@ class Timeline(NamedTuple):
     cost: CostLine
     book: str
     """The price book."""
+    verdicts: Sequence[Row[Any]] = ()
+    checks: Sequence[Row[Any]] = ()
+    claims: Sequence[Row[Any]] = ()
+    results: Sequence[Row[Any]] = ()
 
 
 class CostReport(NamedTuple):
@@ -153,7 +158,16 @@ def timeline(engine: Engine, run: Row[Any], book: PriceBook) -> Timeline:
             configured=_configured(connection, run),
             cost=next(iter(groups.values())).line(),
             book=book.name,
+            verdicts=_of_run(connection, VERDICT, run, "policy"),
+            checks=sorted(_of_run(connection, CHECK, run, "policy"), key=_place_of_check),
+            claims=_of_run(connection, CLAIM, run, "name"),
+            results=_of_run(connection, RESULT, run, "attached_at", "name"),
         )
+
+
+def _place_of_check(check: Row[Any]) -> int:
+    """As in `checks.NAMES`; one that this version does not know stands last."""
+    return checks.NAMES.index(check.name) if check.name in checks.NAMES else len(checks.NAMES)
 
 
 def _of_run(connection: Connection, table: Any, run: Row[Any], *order: str) -> Sequence[Row[Any]]:

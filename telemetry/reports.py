@@ -54,6 +54,18 @@ def status(run: Any) -> str:
     return str(run.outcome or UNKNOWN).replace("_", " ")
 
 
+def claimed(run: Any) -> str:
+    """What the process and the agent say of themselves."""
+    return status(run) + {True: ", success", False: ", failure", None: ""}[run.claimed_success]
+
+
+def verified(run: Any) -> str:
+    """The latest verdict, and the policy where it is not the default one."""
+    if run.verdict is None:
+        return "not judged" if run.state != "running" else "not yet"
+    return str(run.verdict) if run.verdict_policy == "default" else f"{run.verdict} ({run.verdict_policy})"
+
+
 def record(run: Any) -> str:
     """How much of a run is in the journal."""
     if run.capture == "not captured":
@@ -91,7 +103,11 @@ def run_columns(lines: Sequence[RunLine], zone: tzinfo | None) -> list[Column[Ru
     return [
         Column("run_id", _of("run_id"), "RUN", lambda line: short(line.run.run_id)),
         Column("started_at", started, *_started(lines, zone)),
-        Column("status", lambda line: status(line.run), "ENDED"),
+        Column("status", lambda line: status(line.run), "CLAIMED", lambda line: claimed(line.run)),
+        Column("claimed_success", _of("claimed_success")),
+        Column("verdict", _of("verdict"), "VERIFIED", lambda line: verified(line.run)),
+        Column("verdict_policy", _of("verdict_policy")),
+        Column("verdict_reason", _of("verdict_reason")),
         *(Column(name, _of(name)) for name in plainly),
         Column("duration_s", _of("duration_s"), "TIME", lambda line: duration(line.run.duration_s), True, 2),
         Column("repository", _of("repository")),

@@ -7,11 +7,12 @@ makes a row that a database would refuse.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from agent_shim.canonical import encode
+from pydantic_core import to_json
 
 Row = dict[str, Any]
 
@@ -123,7 +124,7 @@ def seconds(nanoseconds: object) -> float | None:
 
 def as_json(value: object) -> str | None:
     """`value` as JSON text; ``None`` stays unknown."""
-    return None if value is None else encode(value)
+    return None if value is None else to_json(value, inf_nan_mode="strings").decode()
 
 
 def mapping(value: object) -> dict[str, Any]:
@@ -147,94 +148,114 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-# --- calls ----------------------------------------------------------------------------------------
+# --- fields of events → columns -------------------------------------------------------------------
+
+_Fields = dict[str, tuple[str, Callable[[object], Any]]]
+"""Field → its column, and how its value is read."""
+
+
+def _same(read: Callable[[object], Any], names: str) -> _Fields:
+    """Fields whose columns have their names."""
+    return {name: (name, read) for name in names.split()}
+
+
+_CALL_STARTED: _Fields = {
+    **_same(text, "surface path host provider mode"),
+    **_same(flag, "asynchronous stream"),
+    **_same(as_json, "parameters absent tool_outputs unanswered"),
+    "model": ("model_requested", text),
+}
+_CALL_FINISHED: _Fields = {
+    **_same(text, "ended error_type error_message error_code error_param http_request_id response_id"),
+    **_same(text, "response_status model tier"),
+    **_same(small, "http_status requests"),
+    **_same(as_json, "finish_reasons tool_calls usage"),
+    "api_ns": ("api_s", seconds),
+    "backoff_ns": ("backoff_s", seconds),
+    "first_chunk_ns": ("first_chunk_s", seconds),
+}
+_TURN_STARTED: _Fields = {
+    "provider": ("provider", text),
+    "model": ("model_requested", text),
+    "configured": ("parameters", as_json),
+}
+_TURN_FINISHED: _Fields = {
+    **_same(text, "ended error_type error_message model"),
+    **_same(as_json, "tool_calls usage"),
+    "finish_reason": ("finish_reasons", lambda reason: as_json([reason])),
+}
+_REQUEST_STARTED: _Fields = {
+    **_same(text, "body_sha256"),
+    **_same(small, "number"),
+    **_same(number, "body_bytes"),
+}
+_REQUEST_FINISHED: _Fields = {
+    **_same(text, "http_request_id error_type error_code error_param error_message"),
+    **_same(small, "http_status"),
+    **_same(number, "retry_after_ms processing_ms"),
+    **_same(as_json, "rate_limit"),
+}
+_TOOL_CALL_STARTED: _Fields = {
+    **_same(text, "tool call_id executor arguments"),
+    **_same(number, "arguments_bytes"),
+}
+_TOOL_CALL_FINISHED: _Fields = {
+    **_same(text, "ended error_type error_message"),
+    **_same(number, "result_bytes"),
+}
+
+
+def _fill(row: Row, fields: _Fields, data: dict[str, Any]) -> None:
+    for name, value in data.items():
+        field = fields.get(name)
+        if field is not None:
+            row[field[0]] = field[1](value)
+
+
+def _end(row: Row, fields: _Fields, data: dict[str, Any]) -> None:
+    """Fill in the end. An end that was there before, or was made up, leaves nothing behind."""
+    if row["ended"] is not None:
+        row.update((column, None) for column, _ in fields.values())
+    _fill(row, fields, data)
+    if row["ended"] is None:
+        row["ended"] = "failed"
 
 
 def call_started(row: Row, data: dict[str, Any]) -> None:
     """What ``llm.call.started`` says."""
-    parameters = data.get("parameters")
-    row["surface"] = text(data.get("surface"))
-    row["path"] = text(data.get("path"))
-    row["host"] = text(data.get("host"))
-    row["provider"] = text(data.get("provider"))
-    row["model_requested"] = text(data.get("model"))
-    row["tier_requested"] = text(mapping(parameters).get("service_tier"))
-    row["mode"] = text(data.get("mode"))
-    row["asynchronous"] = flag(data.get("asynchronous"))
-    row["stream"] = flag(data.get("stream"))
-    row["parameters"] = as_json(parameters)
-    row["absent"] = as_json(data.get("absent"))
-    row["tool_outputs"] = as_json(data.get("tool_outputs"))
-    row["unanswered"] = as_json(data.get("unanswered"))
+    _fill(row, _CALL_STARTED, data)
+    row["tier_requested"] = text(mapping(data.get("parameters")).get("service_tier"))
 
 
 def call_finished(row: Row, data: dict[str, Any]) -> None:
     """What ``llm.call.finished`` says."""
-    row["ended"] = text(data.get("ended")) or "failed"
-    row["error_type"] = text(data.get("error_type"))
-    row["error_message"] = text(data.get("error_message"))
-    row["error_code"] = text(data.get("error_code"))
-    row["error_param"] = text(data.get("error_param"))
-    row["http_status"] = small(data.get("http_status"))
-    row["http_request_id"] = text(data.get("http_request_id"))
-    row["requests"] = small(data.get("requests"))
-    row["api_s"] = seconds(data.get("api_ns"))
-    row["backoff_s"] = seconds(data.get("backoff_ns"))
-    row["first_chunk_s"] = seconds(data.get("first_chunk_ns"))
-    row["response_id"] = text(data.get("response_id"))
-    row["response_status"] = text(data.get("response_status"))
-    row["model"] = text(data.get("model"))
-    row["tier"] = text(data.get("tier"))
-    row["finish_reasons"] = as_json(data.get("finish_reasons"))
-    row["tool_calls"] = as_json(data.get("tool_calls"))
-    row["usage"] = as_json(data.get("usage"))
+    _end(row, _CALL_FINISHED, data)
     if row["ended"] == "failed":
         explain(row)
 
 
 def turn_started(row: Row, data: dict[str, Any]) -> None:
     """What ``agent.turn.started`` says, as a call that is known from the agent only."""
-    row["source"] = "agent"
-    row["provider"] = text(data.get("provider"))
-    row["model_requested"] = text(data.get("model"))
-    row["parameters"] = as_json(data.get("configured"))
+    _fill(row, _TURN_STARTED, data)
 
 
 def turn_finished(row: Row, data: dict[str, Any]) -> None:
     """What ``agent.turn.finished`` says."""
-    row["source"] = "agent"
-    row["ended"] = text(data.get("ended")) or "failed"
-    row["error_type"] = text(data.get("error_type"))
-    row["error_message"] = text(data.get("error_message"))
-    row["model"] = text(data.get("model"))
-    reason = data.get("finish_reason")
-    row["finish_reasons"] = None if reason is None else encode([reason])
-    row["tool_calls"] = as_json(data.get("tool_calls"))
-    row["usage"] = as_json(data.get("usage"))
+    _end(row, _TURN_FINISHED, data)
     if row["ended"] == "failed":
         explain(row)
 
 
 def request_started(row: Row, data: dict[str, Any]) -> None:
     """What ``llm.request.started`` says."""
-    row["number"] = small(data.get("number"))
-    row["body_bytes"] = number(data.get("body_bytes"))
-    row["body_sha256"] = text(data.get("body_sha256"))
+    _fill(row, _REQUEST_STARTED, data)
 
 
 def request_finished(row: Row, data: dict[str, Any]) -> None:
     """What ``llm.request.finished`` says. An answer is any that has a status, refusals included."""
-    status = small(data.get("http_status"))
+    _end(row, _REQUEST_FINISHED, data)
+    status = row["http_status"]
     row["ended"] = "failed" if status is None else "answered"
-    row["http_status"] = status
-    row["http_request_id"] = text(data.get("http_request_id"))
-    row["retry_after_ms"] = number(data.get("retry_after_ms"))
-    row["rate_limit"] = as_json(data.get("rate_limit"))
-    row["processing_ms"] = number(data.get("processing_ms"))
-    row["error_type"] = text(data.get("error_type"))
-    row["error_code"] = text(data.get("error_code"))
-    row["error_param"] = text(data.get("error_param"))
-    row["error_message"] = text(data.get("error_message"))
     if request_failed(row):
         explain(row, str(status) if status is not None else UNKNOWN_ERROR)
 
@@ -246,27 +267,14 @@ def request_failed(row: Row) -> bool:
 
 def tool_call_started(row: Row, data: dict[str, Any]) -> None:
     """What ``tool.call.started`` says."""
-    row["tool"] = text(data.get("tool"))
-    row["call_id"] = text(data.get("call_id"))
-    row["executor"] = text(data.get("executor"))
-    row["arguments"] = text(data.get("arguments"))
-    row["arguments_bytes"] = number(data.get("arguments_bytes"))
+    _fill(row, _TOOL_CALL_STARTED, data)
 
 
 def tool_call_finished(row: Row, data: dict[str, Any]) -> None:
     """What ``tool.call.finished`` says."""
-    row["ended"] = text(data.get("ended")) or "failed"
-    row["error_type"] = text(data.get("error_type"))
-    row["error_message"] = text(data.get("error_message"))
-    row["result_bytes"] = number(data.get("result_bytes"))
+    _end(row, _TOOL_CALL_FINISHED, data)
     if row["ended"] in ("failed", "raised"):
         explain(row)
-
-
-def explain(row: Row, kind: str = UNKNOWN_ERROR) -> None:
-    """A failure never stays without type and message."""
-    row["error_type"] = row["error_type"] or kind
-    row["error_message"] = row["error_message"] or NOT_RECORDED
 
 
 def interrupted(row: Row) -> None:
@@ -274,3 +282,9 @@ def interrupted(row: Row) -> None:
     row["ended"] = "interrupted"
     row["error_type"] = "Interrupted"
     row["error_message"] = "its process ended before it did"
+
+
+def explain(row: Row, kind: str = UNKNOWN_ERROR) -> None:
+    """A failure never stays without type and message."""
+    row["error_type"] = row["error_type"] or kind
+    row["error_message"] = row["error_message"] or NOT_RECORDED

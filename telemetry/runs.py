@@ -140,7 +140,7 @@ class Run:
             **RUN,
             "run_id": self._run_id,
             "duration_s": seconds(run.duration_ns()),
-            "started_at": at(run.began[0]) if run.began else None,
+            "started_at": at(run.began[0]) if run.began else self._first_received(),
             "finished_at": at(run.ended[0]) if run.ended else None,
             "state": self.state,
             "capture": capture.state,
@@ -153,6 +153,10 @@ class Run:
         self._process(row, process)
         self._ending(row, run, process)
         return row
+
+    def _first_received(self) -> str | None:
+        """When a run began that only other instrumentations recorded: their spans have no producer."""
+        return at(self._first) if self._first and not self._producers else None
 
     def _identity(self, row: Row, data: dict[str, Any]) -> None:
         for name in _AS_GIVEN:

@@ -246,7 +246,8 @@ class CallRow(SQLModel, table=True):
     finished_at: str | None = None
     duration_s: float | None = None
     source: str = "wire"
-    """``wire``: seen as HTTP; ``agent``: known only from the agent's own model layer."""
+    """``wire``: seen as HTTP; ``agent``: known only from the agent's own model layer; else the name of
+    another instrumentation, whose span the sink received."""
     surface: str | None = None
     path: str | None = None
     host: str | None = None

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 
-from telemetry import display, reports
+from telemetry import display, findings, reports
 from telemetry.costs import Assessed
 from telemetry.display import UNKNOWN, Column, cut, duration, moment, money, plain
 from telemetry.pricing import Priced, Unpriced
@@ -183,6 +183,7 @@ def _story(timeline: Timeline, form: Form) -> None:
 def _sections(timeline: Timeline, out: Any) -> None:
     run = timeline.run
     for title, lines in (
+        *findings.sections(timeline, parameters(timeline)),
         ("Configuration", list(configuration(timeline))),
         ("Errors", list(errors(timeline))),
         ("stdout, the end of it", _tail(run.stdout_tail)),
@@ -231,7 +232,7 @@ def _ending(run: Any) -> str:
     said = {"running": "still running", "interrupted": "its recorder died before it could say how"}
     text = (
         said.get(run.state)
-        or f"{reports.status(run)}, as the process says; whether it did its work is not judged"
+        or f"{reports.claimed(run)}, as it says of itself · verified: {reports.verified(run)}"
     )
     return f"{text} · {problem}" if problem else text
 
@@ -323,6 +324,7 @@ def timeline_object(timeline: Timeline) -> dict[str, Any]:
         "tool_calls": [_object(tool) for tool in timeline.tools],
         "parameters_sent": parameters(timeline),
         "parameters_configured": timeline.configured,
+        **findings.objects(timeline, parameters(timeline)),
     }
 
 

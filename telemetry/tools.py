@@ -25,6 +25,7 @@ class Tools:
         self._tools: dict[str, Pair] = {}
         self._open: dict[str, Pair] = {}
         self._executions: dict[str, list[Pair]] = {}
+        self._asked: dict[str, list[str]] = {}
         self._requesters: dict[str, list[Call]] = {}
         self._waiting: dict[str, None] = {}
         """Model's ids of the tool calls that were requested and did not begin."""
@@ -55,19 +56,24 @@ class Tools:
             rows.tool_call_finished(tool.row, event["data"])
 
     def requested(self, call: Call) -> None:
-        """The response of `call` asks for tool calls."""
-        for call_id in _ids(call):
-            requesters = self._requesters.setdefault(call_id, [])
-            if call not in requesters:
-                requesters.append(call)
+        """The response of `call` asks for tool calls; if it was told before, this is what counts."""
+        before, now = self._asked.get(call.id, []), list(dict.fromkeys(_ids(call)))
+        for call_id in before:
+            self._requesters[call_id].remove(call)
+        for call_id in now:
+            self._requesters.setdefault(call_id, []).append(call)
             if call_id not in self._executions:
                 self._waiting[call_id] = None
-
-        self.requester_changed(call)
+        if before or now:
+            self._asked[call.id] = now
+        self._touch(before + now)
 
     def requester_changed(self, call: Call) -> None:
-        """Whether `call` has a row, or what it asked for, is no longer what it was."""
-        for call_id in _ids(call):
+        """Whether `call` has a row, or when it began, is no longer what it was."""
+        self._touch(self._asked.get(call.id, []))
+
+    def _touch(self, call_ids: list[str]) -> None:
+        for call_id in call_ids:
             for tool in self._executions.get(call_id, ()):
                 self._changed[tool.id] = tool
 
@@ -123,8 +129,8 @@ class Tools:
 
     def _requester(self, call_id: str | None, has_row: Callable[[Call], bool]) -> Call | None:
         """The call that asked first; a later fetch of the same response asks for nothing new."""
-        asked = [call for call in self._requesters.get(call_id or "", ()) if call_id in _ids(call)]
-        return min(filter(has_row, asked), key=lambda call: call.key, default=None)
+        requesters = filter(has_row, self._requesters.get(call_id or "", ()))
+        return min(requesters, key=lambda call: call.key, default=None)
 
     def _overlap(self) -> list[str]:
         """Count again who executed beside whom; the ids of those whose count changed."""

@@ -18,18 +18,27 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import agent_shim
 from agent_shim import spool
-from agent_shim.events import ProcessFinished, ProcessStarted, RunFinished, RunStarted, span_id
+from agent_shim.events import (
+    AttemptRefused,
+    AttemptReserved,
+    ClaimMade,
+    ProcessFinished,
+    ProcessStarted,
+    RunFinished,
+    RunStarted,
+    span_id,
+)
 from agent_shim.redaction import Redactor, redact_arguments
 from telemetry import child, descendants, handover, launch, places
 from telemetry.command import find_program
 from telemetry.endings import Ending, tell
-from telemetry.identity import identify
+from telemetry.identity import Identity, identify
 from telemetry.relay import Streams, TerminalMode
 from telemetry.settings import VERSION, Settings, secrets_of, without_password
 from telemetry.spooled import Run
@@ -39,6 +48,8 @@ SHIM = Path(str(agent_shim.__file__)).parent
 DRAIN_S = 2.0
 """How long output may still come when the agent and all that it left are gone."""
 DELIVERY_S = 5.0
+REFUSED = 75
+"""Exit code when no attempt was left: EX_TEMPFAIL of sysexits.h."""
 HURRY_S = 4.0
 """From a signal from outside to our end: a pipeline's patience of 5 seconds, less our own exit."""
 _POLL_S = 0.05
@@ -61,6 +72,9 @@ class RunRequest(NamedTuple):
     timeout_s: float | None = None
     tags: Mapping[str, str] | None = None
     attempt: int | None = None
+    claims: tuple[ClaimMade, ...] = ()
+    admit: Callable[[str, Identity], AttemptReserved | AttemptRefused] | None = None
+    """Says whether the run with this id may start; asked before anything is recorded. Never raises."""
 
 
 def run(request: RunRequest) -> int:
@@ -78,8 +92,8 @@ def run(request: RunRequest) -> int:
         recording.begin()
     except Exception as error:  # noqa: BLE001 - the one place: nothing of ours may keep an agent from running
         say(f"not recorded: {type(error).__name__}: {error}")
-        return plainly(request)
-    return recording.execute()
+        return child.OURS if request.admit else plainly(request)  # it may not run without being counted
+    return recording.refuse() if recording.refusal else recording.execute()
 
 
 def _fill_standard_streams() -> None:
@@ -124,29 +138,47 @@ class Recording:
         self._trace_parent = _trace_parent(self._environ)
         self._begin = ""
         self._process = ""
+        self.refusal: AttemptRefused | None = None
 
     # --- before the agent --------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Say what is about to run. From here on events exist, or it is known that they cannot."""
-        settings = self._settings
+        request, settings = self._request, self._settings
+        known = identify(settings, request.command, self._cwd, self._environ, way=request.way)
+        admitted = request.admit(self.run_id, known) if request.admit else None
+        self.refusal = admitted if isinstance(admitted, AttemptRefused) else None
         try:
             places.make(settings.home)
             places.write_destination(settings.home, self.run_id, places.destination_of(settings))
-            self._begin = self._spool.append(self._started())
+            self._begin = self._spool.append(self._started(known))
+            for event in (*((admitted,) if admitted else ()), *request.claims):
+                self._spool.append(event, parent=self._begin)
         except OSError as error:
             say(f"not recorded: {error.filename or settings.home}: {error.strerror}")
         else:
             if not self._begin:
                 say(f"not recorded: {_losses(self._spool.lost)} in {self._spool.folder}")
-            elif self._request.way == "run":
+            elif request.way == "run" and not self.refusal:
                 say(f"recording run {self.run_id[-8:]}")
         hooks = SHIM if self._begin else None
         self._launch = launch.decide(self._request.command, self._environ, self._cwd, hooks)
 
-    def _started(self) -> RunStarted:
+    def refuse(self) -> int:
+        """Record that nothing was started; the exit code to end with."""
+        refusal = self.refusal
+        assert refusal is not None
+        say(f"not started: {refusal.message}")
+        if self._begin:
+            kind = f"Attempt{refusal.reason.title().replace(' ', '')}"
+            finished = RunFinished(outcome="refused", error_type=kind, error_message=refusal.message)
+            self._spool.append(finished, begin=self._begin)
+            self._spool.seal()
+            handover.start(self._settings, self._environ)
+        return REFUSED
+
+    def _started(self, known: Identity) -> RunStarted:
         request, settings, system = self._request, self._settings, os.uname()
-        known = identify(settings, request.command, self._cwd, self._environ, way=request.way)
         return RunStarted(
             way=request.way,
             command=redact_arguments(request.command),

@@ -139,9 +139,8 @@ GOOD = {
         (b"\xff\x00 not text", "not JSON"),
         (b"{", "not JSON"),
         (body(GOOD).replace(b"{}", b'{"a":NaN}'), "not JSON"),
-        (body(GOOD).replace(b"{}", b'{"a":1e999}'), "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (body(GOOD).replace(b"{}", b'{"a":' + b"[" * 200 + b"]" * 200 + b"}"), "nested too deeply"),
+        (body(GOOD).replace(b"{}", b'{"a":' + b"[" * 200 + b"]" * 200 + b"}"), "not JSON"),
         (b"[]", "not the shape of an event"),
         (body(GOOD | {"v": 2}), "format version 2 is unknown"),
         (body(GOOD | {"v": 10**30}), "format version is unknown"),
@@ -153,9 +152,9 @@ GOOD = {
         (body(GOOD | {"run": "../../etc"}), "not the shape of an event"),
         (body(GOOD | {"producer": "0" * 31 + ":"}), "not the shape of an event"),
         (body(GOOD | {"data": []}), "not the shape of an event"),
-        (body(GOOD | {"data": {"way": "a\0b"}}), "text with NUL or lone surrogates"),
-        (body(GOOD | {"data": {"way": "a\ud800"}}), "text with NUL or lone surrogates"),
-        (body(GOOD | {"data": {"\0": 1}}), "text with NUL or lone surrogates"),
+        (body(GOOD | {"data": {"way": "a\0b"}}), "text with NUL"),
+        (body(GOOD | {"data": {"way": "a\ud800"}}), "not JSON"),
+        (body(GOOD | {"data": {"\0": 1}}), "text with NUL"),
     ],
 )
 def test_what_is_no_event_is_kept_with_the_reason_and_neighbours_are_taken(
@@ -175,6 +174,13 @@ def test_hostile_text_goes_through_unchanged(opened: Journal, value: str) -> Non
     made = small_run(task=value)
     assert opened.ingest(made.bodies(), value).quarantined == 0
     assert column(opened, "run.task") == [value]
+
+
+def test_a_number_beyond_all_numbers_is_no_reason_to_refuse_the_event(opened: Journal) -> None:
+    made = small_run(tags={"a": 1})
+    bodies = [content.replace(b'{"a":1}', b'{"a":1e999}') for content in made.bodies()]
+    assert opened.ingest(bodies, "test").new == len(bodies)
+    assert column(opened, "run.tags") == ['{"a":"Infinity"}']
 
 
 def test_an_event_of_an_unknown_name_is_kept(opened: Journal) -> None:

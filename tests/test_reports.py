@@ -72,6 +72,10 @@ def test_runs_as_lines(listed: Callable[[str], str]) -> None:
         "run_id": whole().run,
         "started_at": "2026-11-23 12:00:00+00:00",
         "status": "exit 0",
+        "claimed_success": "",
+        "verdict": "",
+        "verdict_policy": "",
+        "verdict_reason": "",
         "state": "finished",
         "outcome": "exited",
         "exit_code": "0",
@@ -124,9 +128,9 @@ def test_runs_as_json(listed: Callable[[str], str]) -> None:
 def test_runs_as_a_table(listed: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert [line.rstrip() for line in listed("table").splitlines()] == [
-        "RUN       STARTED +00:00    ENDED   COMMIT      CALLS     COST  RECORD",
-        "00000002  2026-11-23 12:01  exit 1  bbbbbbbb  unknown  unknown  not captured",
-        "00000001  2026-11-23 12:00  exit 0  aaaaaaaa        1    $2.02  complete",
+        "RUN       STARTED +00:00    CLAIMED  VERIFIED    COMMIT       COST  RECORD",
+        "00000002  2026-11-23 12:01  exit 1   not judged  bbbbbbbb  unknown  not captured",
+        "00000001  2026-11-23 12:00  exit 0   not judged  aaaaaaaa    $2.02  complete",
     ]
 
 
@@ -321,7 +325,7 @@ def test_a_run_for_people(shown: Callable[[str], str], monkeypatch: pytest.Monke
     lines = [line.rstrip() for line in story.splitlines()]
     assert lines[0] == f"run       00000001 · {eventful().run}"
     for expected in (
-        "ended     exit 0, as the process says; whether it did its work is not judged",
+        "ended     exit 0, as it says of itself · verified: not judged",
         "captured  captured · hooks: openai 2.3.0; trae.tools failed: no such function",
         "cost      ≥ $0.0020 (1 of 2 calls unknown)",
         "  parallel_tool_calls: configured false, absent in 1 call",
@@ -363,4 +367,4 @@ def test_a_run_without_anything_seen_says_so(tmp_path: Path, monkeypatch: pytest
     assert "captured  not captured: no hook for codex\n" in story
     assert "cost      unknown (1 run not captured)\n" in story
     assert "tokens    unknown\n" in story
-    assert "ended     exit 1, as the process says; whether it did its work is not judged · ExitCode" in story
+    assert "ended     exit 1, as it says of itself · verified: not judged · ExitCode" in story

@@ -1,0 +1,141 @@
+"""Plans: which commits are to be worked on, and which of them are open now. Nothing is stored.
+
+Promises, each with its test in ``tests/test_plans.py``:
+
+* What is open is a question to the journal, asked anew each time; each item has a reason.
+* The keys of the pipeline's plan files are kept, those that this program does not know as well.
+* A commit is known by its id, in full or shortened, never by the item's own name: items move between plans.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agent_shim.errors import SettingsError
+from telemetry.fingerprints import normalised
+from telemetry.outcomes import Line
+
+OPEN, SOLVED, EXHAUSTED, FAILING, EXCLUDED = "open", "solved", "exhausted", "failing", "excluded"
+SAME_FAILURES = 2
+"""So many attempts in a row that failed for the same reason make a failure deterministic."""
+_SHORTEST = 7
+
+
+class Item(NamedTuple):
+    """One commit of a plan."""
+
+    item_id: str
+    commit: str
+    raw: Mapping[str, Any]
+    """The item as it stands in the file."""
+
+
+class Plan(NamedTuple):
+    """A file of the pipeline."""
+
+    repository: str | None
+    task_id: str | None
+    items: Sequence[Item]
+    raw: Mapping[str, Any]
+
+
+class State(NamedTuple):
+    """What is known of an item."""
+
+    item: Item
+    state: str
+    reason: str
+    attempts: int
+    runs: Sequence[str]
+
+
+def read(path: Path) -> Plan:
+    """A plan file. Raises `SettingsError` when it is none."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        items = [_item(number, item) for number, item in enumerate(content["items"])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = 'a plan is JSON: {"repo": …, "task_id": …, "items": [{"item_id": …, "human": sha}]}'
+        raise SettingsError(f"{path} is no plan: {type(error).__name__}: {error}", hint=hint) from error
+    repository = content.get("repo")
+    return Plan(str(repository) if repository else None, content.get("task_id"), items, content)
+
+
+def _item(number: int, raw: Mapping[str, Any]) -> Item:
+    return Item(str(raw.get("item_id") or f"item-{number:04d}"), str(raw["human"]).strip().lower(), raw)
+
+
+def states(
+    plan: Plan,
+    lines: Iterable[Line],
+    *,
+    max_attempts: int | None = None,
+    excluded: Mapping[str, str] | None = None,
+) -> list[State]:
+    """What is open, item by item, in the order of the plan. `excluded` is by item or commit, with why."""
+    known = list(lines)
+    return [_state(item, _of(item, plan, known), max_attempts, excluded or {}) for item in plan.items]
+
+
+def _of(item: Item, plan: Plan, lines: Iterable[Line]) -> list[Line]:
+    """The attempts at a commit, by whatever agent; of another repository only if the plan names none."""
+    return [
+        line
+        for line in lines
+        if _same(item.commit, line.commit or "") and (not plan.repository or _agrees(plan, line))
+    ]
+
+
+def _agrees(plan: Plan, line: Line) -> bool:
+    """Whether a repository is the plan's; a path and a URL of the same name are taken for the same."""
+    return _name(plan.repository or "") == _name(line.repository or "") or not line.repository
+
+
+def _name(repository: str) -> str:
+    return repository.rstrip("/").removesuffix(".git").rpartition("/")[2]
+
+
+def _same(one: str, other: str) -> bool:
+    shorter, longer = sorted((one, other), key=len)
+    return len(shorter) >= _SHORTEST and longer.startswith(shorter)
+
+
+def _state(item: Item, lines: Sequence[Line], limit: int | None, excluded: Mapping[str, str]) -> State:
+    attempts = sorted((a for line in lines for a in line.attempts), key=lambda a: a.run.started_at or "")
+    runs = [attempt.run.run_id for attempt in attempts]
+
+    def state(name: str, reason: str) -> State:
+        return State(item, name, reason, len(attempts), runs)
+
+    why = excluded.get(item.item_id) or next((w for c, w in excluded.items() if _same(c, item.commit)), None)
+    solved = [line for line in lines if line.verdict == "pass"]
+    if why:
+        return state(EXCLUDED, why)
+    if solved:
+        passed = next(a.run.run_id for line in solved for a in line.attempts if a.verdict == "pass")
+        return state(SOLVED, f"run {passed[-8:]} passed")
+    if limit is not None and len(attempts) >= limit:
+        return state(EXHAUSTED, f"{len(attempts)} of {limit} attempts are used")
+    last = [attempt for attempt in attempts if attempt.verdict == "fail"][-SAME_FAILURES:]
+    same = {normalised(attempt.reason or "") for attempt in last}
+    if len(last) == SAME_FAILURES and len(same) == 1 and last[-1] is attempts[-1]:
+        return state(FAILING, f"the last {SAME_FAILURES} attempts failed alike: {last[-1].reason}")
+    return state(OPEN, _why_open(attempts))
+
+
+def _why_open(attempts: Sequence[Any]) -> str:
+    if not attempts:
+        return "no attempt yet"
+    last = attempts[-1]
+    if last.run.state == "running":
+        return "an attempt is running"
+    told = {None: "is not judged", "fail": "failed", "unknown": "has no verdict"}.get(last.verdict, "")
+    return f"the last of {len(attempts)} attempts {told}: {last.reason or 'no reason known'}"
+
+
+def remaining(plan: Plan, found: Iterable[State]) -> dict[str, Any]:
+    """The plan with its open items alone, in its own form."""
+    return {**plan.raw, "items": [state.item.raw for state in found if state.state == OPEN]}

@@ -1,0 +1,233 @@
+"""Judgements, attempts, errors and plans, for people and for programs.
+
+Claimed and verified stand side by side: what the process and the agent said, and what the policy says. The
+same answer in three forms, as in `telemetry.reports`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from telemetry import display, outcomes, reports
+from telemetry.display import UNKNOWN, Column, cut, duration
+from telemetry.fingerprints import Group
+from telemetry.judging import Judged
+from telemetry.outcomes import Line, Rate
+from telemetry.plans import State
+from telemetry.policies import Policy
+from telemetry.queries import short
+from telemetry.reports import Form
+from telemetry.totals import Cost
+
+
+def _write(
+    form: Form, columns: Sequence[Column[Any]], records: Sequence[Any], objects: Any, nothing: str
+) -> None:
+    if form.kind == "json":
+        display.write_json(form.out, objects)
+    elif form.kind == "lines":
+        display.write_lines(form.out, columns, records)
+    elif records:
+        display.write_table(form.out, columns, records)
+    else:
+        display.write_text(form.out, nothing)
+
+
+# --- judgements ------------------------------------------------------------------------------------
+
+
+def judged(found: Sequence[Judged], policy: Policy, form: Form, *, whole: bool) -> None:
+    """Judgements that were just made; `whole`: of one run, with its checks."""
+    columns: list[Column[Judged]] = [
+        Column("run_id", lambda one: one.run.run_id, "RUN", lambda one: short(one.run.run_id)),
+        Column("status", _status, "CLAIMED", lambda one: reports.claimed(one.run)),
+        Column("claimed_success", lambda one: one.run.claimed_success),
+        Column("verdict", lambda one: one.verdict.verdict, "VERIFIED"),
+        Column("policy", lambda one: one.event.policy),
+        Column("empty_cause", lambda one: one.event.empty_cause),
+        Column("reason", lambda one: one.verdict.reason, "BECAUSE", rest=True),
+    ]
+    _write(form, columns, found, [_judged_object(one) for one in found], "Nothing to judge.")
+    if whole and form.kind == "table" and found:
+        display.write_text(form.out)
+        display.write_table(form.out, _check_columns(policy), list(found[0].checks))
+
+
+def _status(one: Judged) -> str:
+    return reports.status(one.run)
+
+
+def _check_columns(policy: Policy) -> list[Column[Any]]:
+    return [
+        Column("check", lambda check: check.name, "CHECK"),
+        Column("state", lambda check: check.state, "STATE"),
+        Column("need", lambda check: policy.need(check.name), "NEEDED"),
+        Column("reason", lambda check: check.reason, "BECAUSE", rest=True),
+    ]
+
+
+def _judged_object(one: Judged) -> dict[str, Any]:
+    return {
+        "run_id": one.run.run_id,
+        "status": reports.status(one.run),
+        "exit_code": one.run.exit_code,
+        "claimed_success": one.run.claimed_success,
+        **one.event._asdict(),
+        "claims": [claim._asdict() for claim in one.claims],
+    }
+
+
+# --- attempts --------------------------------------------------------------------------------------
+
+
+def retries(found: Sequence[Line], rates: Sequence[Rate], policy: Policy, form: Form) -> None:
+    """The attempts at commits, and what bought nothing."""
+    columns: list[Column[Line]] = [
+        Column("commit", lambda line: line.commit, "COMMIT", lambda line: (line.commit or UNKNOWN)[:8]),
+        Column("repository", lambda line: line.repository),
+        Column("agent", lambda line: line.agent, "AGENT", extra=2),
+        Column("model", lambda line: line.model, "MODEL", extra=1),
+        Column("attempts", lambda line: len(line.attempts), "ATTEMPTS", right=True),
+        Column("pattern", lambda line: line.pattern, "OUTCOMES"),
+        Column("verdict", lambda line: line.verdict, "VERIFIED"),
+        *_cost("cost", "COST", lambda line: line.attempts),
+        *_cost("futile_cost", "BOUGHT NOTHING", lambda line: line.futile),
+        Column("futile_attempts", lambda line: len(line.futile)),
+        Column("duration_s", lambda line: _seconds(line.attempts), "TIME",
+               lambda line: duration(_seconds(line.attempts)), True, 3),
+        Column("futile_s", lambda line: _seconds(line.futile)),
+    ]  # fmt: skip
+    objects = {
+        "policy": policy.name,
+        "rates": [one._asdict() for one in rates],
+        "commits": [_line_object(line) for line in found],
+    }
+    _write(form, columns, found, objects, "No attempts at commits yet.")
+    if form.kind == "table" and found:
+        for text in _summary(found, rates, policy):
+            display.write_text(form.out, text, "dim")
+
+
+def _cost(name: str, title: str, of: Any) -> list[Column[Line]]:
+    def cost(line: Line) -> Cost:
+        return outcomes.summed(attempt.cost for attempt in of(line))
+
+    def dollars(line: Line) -> float | None:
+        total = cost(line)
+        return total.amounts.get("USD", None if total.reason else 0.0)
+
+    return [
+        Column(f"{name}_usd", dollars, title, lambda line: display.cost(cost(line)), right=True),
+        Column(f"{name}_reason", lambda line: cost(line).reason),
+    ]
+
+
+def _seconds(attempts: Sequence[outcomes.Attempt]) -> float | None:
+    found = [attempt.run.duration_s for attempt in attempts]
+    return None if None in found else sum(found)
+
+
+def _line_object(line: Line) -> dict[str, Any]:
+    return {
+        "repository": line.repository,
+        "commit": line.commit,
+        "agent": line.agent,
+        "model": line.model,
+        "verdict": line.verdict,
+        "attempts": [
+            {
+                "run_id": one.run.run_id,
+                "verdict": one.verdict,
+                "reason": one.reason,
+                "duration_s": one.run.duration_s,
+                **reports.cost_object(one.cost),
+            }
+            for one in line.attempts
+        ],
+        "total": _sum_object(line.attempts),
+        "futile": _sum_object(line.futile),
+    }
+
+
+def _sum_object(attempts: Sequence[outcomes.Attempt]) -> dict[str, Any]:
+    total = outcomes.summed(attempt.cost for attempt in attempts)
+    return {"attempts": len(attempts), "duration_s": _seconds(attempts), **reports.cost_object(total)}
+
+
+def _summary(found: Sequence[Line], rates: Sequence[Rate], policy: Policy) -> list[str]:
+    attempts = [one for line in found for one in line.attempts]
+    futile = [one for line in found for one in line.futile]
+    spent, lost = (display.cost(outcomes.summed(one.cost for one in those)) for those in (attempts, futile))
+    open_ = sum(one.verdict is None for one in attempts)
+    told = [
+        "",
+        f"{len(attempts)} attempts at {len(found)} commits cost {spent};"
+        f" {len(futile)} of them bought nothing: {lost}.",
+        *(_rate(one) for one in rates),
+        f"✓ pass, ✗ fail, ? unknown, · not judged, under policy {policy.name}.",
+    ]
+    return [*told, f"{open_} not judged: agent-telemetry judge --all."] if open_ else told
+
+
+def _rate(one: Rate) -> str:
+    if one.value is None:
+        return f"pass@{one.k}: {UNKNOWN}, no commit has {one.k} judged attempts."
+    return f"pass@{one.k}: {one.value:.1%} (n = {one.commits} commits with at least {one.k} judged attempts)."
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+
+def errors(found: Sequence[Group], examples: int, form: Form) -> None:
+    """Errors by kind."""
+
+    def named(group: Group) -> str:
+        runs = list(dict.fromkeys(short(one.run_id) for one in group.occurrences))
+        return " ".join(runs[:examples])
+
+    columns: list[Column[Group]] = [
+        Column("fingerprint", lambda group: group.fingerprint),
+        Column("count", lambda group: len(group.occurrences), "TIMES", right=True),
+        Column("runs", lambda group: group.runs, "RUNS", right=True),
+        Column("phase", lambda group: group.phase, "IN"),
+        Column("error_type", lambda group: group.kind, "TYPE", lambda group: cut(group.kind or "", 28)),
+        Column("http_status", lambda group: group.http_status, "STATUS",
+               lambda group: str(group.http_status or ""), extra=2),
+        Column("examples", named, "FOR EXAMPLE" if examples else ""),
+        Column("text", lambda group: group.text, "TEXT", rest=True),
+    ]  # fmt: skip
+    objects = [
+        {
+            "fingerprint": group.fingerprint, "phase": group.phase, "error_type": group.kind,
+            "http_status": group.http_status, "text": group.text, "count": len(group.occurrences),
+            "runs": group.runs, "examples": [one._asdict() for one in group.occurrences[:examples]],
+        }
+        for group in found
+    ]  # fmt: skip
+    _write(form, columns, found, objects, "No errors.")
+
+
+# --- plans -----------------------------------------------------------------------------------------
+
+
+def plan(found: Sequence[State], form: Form) -> None:
+    """The states of a plan's items."""
+    columns: list[Column[State]] = [
+        Column("item_id", lambda one: one.item.item_id, "ITEM"),
+        Column("commit", lambda one: one.item.commit, "COMMIT", lambda one: one.item.commit[:8]),
+        Column("state", lambda one: one.state, "STATE"),
+        Column("attempts", lambda one: one.attempts, "ATTEMPTS", right=True),
+        Column("reason", lambda one: one.reason, "BECAUSE", rest=True),
+    ]
+    objects = [
+        {
+            **one.item.raw,
+            "state": one.state,
+            "reason": one.reason,
+            "attempts": one.attempts,
+            "runs": list(one.runs),
+        }
+        for one in found
+    ]
+    _write(form, columns, found, objects, "The plan has no items.")
