@@ -89,11 +89,19 @@ class _Walk:
         for key, item in value.items():
             if type(key) is not str or not key.isascii() or len(key) > MAX_TEXT or "\0" in key:
                 key = self.key(key)
-            place.append(key)
-            if key in out:
-                self.note("duplicate key, the last is kept", None)
-            out[key] = self.clean(item)
-            place.pop()
+                if key in out:
+                    place.append(key)
+                    self.note("duplicate key, the last is kept", None)
+                    place.pop()
+            kind = type(item)
+            if kind is str and item.isascii() and len(item) <= MAX_TEXT and "\0" not in item:
+                out[key] = item  # what nearly every value is, without a further call
+            elif item is None or kind is bool:
+                out[key] = item
+            else:
+                place.append(key)
+                out[key] = self.clean(item)
+                place.pop()
         return out
 
     def sequence(self, value: Any) -> list[Any]:

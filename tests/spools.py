@@ -36,8 +36,11 @@ def rows(home: Path, table: str, order: str = "1, 2") -> list[dict[str, Any]]:
     """The rows of one journal table, after the spool was taken into the journal of the data folder."""
     with Journal.open(home / "journal.db") as journal:
         journal.ingest(bodies(home), "spool")
-        with journal.engine.connect() as connection:
-            return [
-                dict(row._mapping)
-                for row in connection.execute(text(f"select * from {table} order by {order}"))
-            ]
+    return read(home / "journal.db", table, order)
+
+
+def read(place: Path, table: str, order: str = "1, 2") -> list[dict[str, Any]]:
+    """The rows of one table of a journal."""
+    with Journal.open(place) as journal, journal.engine.connect() as connection:
+        found = connection.execute(text(f"select * from {table} order by {order}"))
+        return [dict(row._mapping) for row in found]

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from agent_shim.spool import new_id
+from telemetry.exporter import Exporter
+from telemetry.settings import Endpoint
 from telemetry.testing import (
     Answer,
     Delivery,
@@ -35,6 +37,7 @@ from telemetry.testing import (
 )
 from tests import spools
 from tests.generations import GENERATIONS, interpreter
+from tests.test_sink import RunningSink
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = Usage(input=1000, output=50, cached=800, reasoning=30)
@@ -366,3 +369,23 @@ def test_no_key_is_on_the_disk(captured: Outcome) -> None:
     for body in spools.bodies(captured.home):
         assert b"scenario-key" not in body
         assert b"azure-key" not in body
+
+
+# --- the same through OTLP -----------------------------------------------------------------------
+
+
+VIEWS = ("run", "producer", "llm_call", "llm_request", "tool_call", "usage")
+
+
+def test_through_otlp_and_the_sink_the_journal_is_the_same(captured: Outcome, tmp_path: Path) -> None:
+    """Every scenario's events, sent by the official exporter to a real sink, fold into the same rows."""
+    place = tmp_path / "journal.db"
+    sink = RunningSink(place)
+    exporter = Exporter(logs=Endpoint(f"http://127.0.0.1:{sink.port}/v1/logs", "http/protobuf"), traces=None)
+    try:
+        assert exporter.events(spools.bodies(captured.home)) == 0
+    finally:
+        exporter.close()
+        sink.stop()
+    for view in VIEWS:
+        assert spools.rows(captured.home, view) == spools.read(place, view), view
