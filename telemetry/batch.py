@@ -67,7 +67,8 @@ def work(
         while True:
             found = current(batch, rule, settings, environ)
             _start(batch, found, running, tried, settings, environ, tell)
-            elsewhere = [one for one in found if _is_taken(settings, batch, one.item)]
+            others = [one.item for one in found if one.item.item_id not in running]
+            elsewhere = [item for item in others if is_taken(lock_of(settings, batch, item))]
             if not running and not elsewhere:
                 return found
             _wait(running, bool(elsewhere), ended, tell)
@@ -152,10 +153,6 @@ def lock_of(settings: Settings, batch: Batch, item: Item) -> Path:
     """The lock that a run of this item holds while it lasts."""
     name = "\n".join((batch.plan.repository or "", batch.plan.task_id or "", item.commit))
     return settings.home / "planned" / hashlib.sha256(name.encode()).hexdigest()[:32]
-
-
-def _is_taken(settings: Settings, batch: Batch, item: Item) -> bool:
-    return is_taken(lock_of(settings, batch, item))
 
 
 # --- waiting and ending ----------------------------------------------------------------------------

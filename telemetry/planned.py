@@ -12,15 +12,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 TAKEN = 75
+PROBED_S = 1.0
+"""Whoever asks whether an item is taken holds its lock for a moment; that is no run."""
 
 
 def main(words: Sequence[str]) -> int:
     """Run a command under a lock; its exit code."""
-    held = hold(Path(words[0]))
+    held = _held(Path(words[0]), time.monotonic() + PROBED_S)
     if held is None:
         return TAKEN
     process = subprocess.Popen(words[1:], stdin=subprocess.DEVNULL)
@@ -29,6 +32,14 @@ def main(words: Sequence[str]) -> int:
     code = process.wait()
     os.close(held)
     return 128 - code if code < 0 else code
+
+
+def _held(path: Path, until: float) -> int | None:
+    held = hold(path)
+    while held is None and time.monotonic() < until:
+        time.sleep(PROBED_S / 20)
+        held = hold(path)
+    return held
 
 
 def hold(path: Path) -> int | None:

@@ -1,0 +1,127 @@
+"""Working a plan off, killed at any moment and started again: nothing is done twice, nothing is uncounted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.wrapped import eventually
+
+CLI = [sys.executable, "-m", "telemetry.cli"]
+AGENT = """
+import pathlib, sys, time
+pathlib.Path(sys.argv[1], "started").open("a").write(sys.argv[2] + "\\n")
+time.sleep(float(sys.argv[3]))
+"""
+"""Says that it ran, in one write, and takes a moment."""
+POLICY = '[policy.ended]\nmust_pass = ["exit-0", "telemetry-complete"]\n'
+
+
+def plan(folder: Path, items: int) -> Path:
+    listed = [{"item_id": f"item-{n:04d}", "human": f"{n:040x}", "pre": None} for n in range(1, items + 1)]
+    path = folder / "plan.json"
+    path.write_text(json.dumps({"repo": "https://github.com/o/r", "task_id": "proof", "items": listed}))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, data_home: Path) -> Path:
+    data_home.mkdir()
+    (data_home / "config.toml").write_text(POLICY)
+    return tmp_path
+
+
+def start(folder: Path, workers: int, seconds: float, *options: str) -> subprocess.Popen[bytes]:
+    agent = [sys.executable, "-S", "-c", AGENT, str(folder), "{commit}", str(seconds)]
+    words = ["--from", str(folder / "plan.json"), "--workers", str(workers), "--policy", "ended", *options]
+    return subprocess.Popen(
+        [*CLI, "run-plan", *words, "--", *agent],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def started(folder: Path) -> list[str]:
+    """The commits that an agent was started for, in that order."""
+    path = folder / "started"
+    return path.read_text().split() if path.exists() else []
+
+
+def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(home / "journal.db")) as journal:
+        return journal.execute(query).fetchall()
+
+
+def ask(*words: str) -> list[dict[str, Any]]:
+    done = subprocess.run([*CLI, *words, "--json"], capture_output=True, text=True, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def commits(number: int) -> Sequence[str]:
+    return [f"{n:040x}" for n in range(1, number + 1)]
+
+
+@pytest.mark.timeout(300)
+def test_a_batch_that_is_killed_again_and_again_judges_each_commit_once_and_counts_each_attempt(
+    folder: Path, data_home: Path
+) -> None:
+    """SIGKILL to ``run-plan`` at five moments; its runs go on, and the next start waits for them."""
+    items, kills = 20, 5  # 50 runs pass as well, and take over a minute
+    plan(folder, items)
+    for kill in range(1, kills + 1):
+        process = start(folder, 4, 0.2)
+        eventually(lambda kill=kill: len(started(folder)) >= kill * items // (kills + 2), 120)
+        process.kill()
+        process.communicate()
+    last = start(folder, 4, 0)
+    _, err = last.communicate(timeout=250)
+    assert last.returncode == 0, err.decode()
+    assert sorted(started(folder)) == sorted(commits(items)), "each commit was tried once"
+    query = 'SELECT "commit", attempt, state, complete, verdict FROM run ORDER BY "commit"'
+    assert rows(data_home, query) == [(commit, 1, "finished", 1, "pass") for commit in commits(items)]
+    assert rows(data_home, "SELECT count(*), count(DISTINCT run_id) FROM attempt") == [(items, items)]
+    judged = (
+        "SELECT run_id, count(*) FROM event WHERE name = 'run.judged' GROUP BY run_id HAVING count(*) > 1"
+    )
+    assert rows(data_home, judged) == []
+    found = ask("plan", "--from", str(folder / "plan.json"), "--policy", "ended")
+    assert {item["state"] for item in found} == {"solved"}
+
+
+def test_ctrl_c_ends_the_runs_that_are_under_way_and_records_how(folder: Path, data_home: Path) -> None:
+    plan(folder, 3)
+    process = start(folder, 1, 60)
+    eventually(lambda: started(folder))
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err.decode()
+    assert b"stopping 1 runs" in err
+    found = ask("plan", "--from", str(folder / "plan.json"), "--policy", "ended", "--max-attempts", "1")
+    assert [item["state"] for item in found] == ["exhausted", "open", "open"]
+    assert rows(data_home, "SELECT outcome, signal FROM run") == [("cancelled", signal.SIGTERM)]
+
+
+def test_an_item_that_fails_alike_is_not_tried_for_ever(folder: Path, data_home: Path) -> None:
+    plan(folder, 1)
+    words = ["--from", str(folder / "plan.json"), "--max-attempts", "9", "--policy", "ended"]
+    done = subprocess.run(
+        [*CLI, "run-plan", *words, "--json", "--", sys.executable, "-c", "raise SystemExit('no')"],
+        cwd=folder, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    (item,) = json.loads(done.stdout)
+    assert (item["state"], item["attempts"]) == ("failing", 2)
+    assert item["reason"] == "the last 2 attempts failed alike: the process ended with 1: no"
+    assert "item-0001: attempt 2 begins" in done.stderr
