@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from agent_shim.errors import AgentTelemetryError
-from telemetry.judge_commands import COMMANDS, policy_option
+from telemetry import delivery_commands, judge_commands
+from telemetry.judge_commands import policy_option
 from telemetry.options import (
     FINDINGS,
     OURS,
@@ -38,11 +39,11 @@ from telemetry.options import (
 )
 from telemetry.settings import VERSION, Settings, without_password
 
-STACK_ENDPOINT, STACK_JAEGER = "http://127.0.0.1:4318", "http://127.0.0.1:16686"
-"""Of ``make stack`` and of ``docker-compose.yml``."""
-
 if TYPE_CHECKING:
     from agent_shim.events import ClaimMade
+
+STACK_ENDPOINT, STACK_JAEGER = "http://127.0.0.1:4318", "http://127.0.0.1:16686"
+"""Of ``make stack`` and of ``docker-compose.yml``."""
 
 # --- commands ------------------------------------------------------------------------------------
 
@@ -276,7 +277,7 @@ def sink(host: str, port: int, grpc_port: int, journal: str | None) -> None:
     server.serve(settings.journal, host, port, grpc_port)
 
 
-for command in COMMANDS:
+for command in (*judge_commands.COMMANDS, *delivery_commands.COMMANDS):
     main.add_command(command)
 
 

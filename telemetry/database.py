@@ -57,6 +57,11 @@ def url_of(place: str | Path) -> URL:
         return url.set(drivername="postgresql+psycopg")
     if backend == "sqlite" and url.database:
         return url
+    if backend in ("http", "https"):
+        raise SettingsError(
+            "A journal behind a sink takes events, and cannot be asked questions through it.",
+            hint="Ask where the journal is: --journal postgresql://user@host/database.",
+        )
     raise SettingsError(f"A journal cannot be kept in {backend or given!r}.", hint=_PLACES)
 
 

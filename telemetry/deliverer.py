@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agent_shim import spool
 from agent_shim.errors import AgentTelemetryError, JournalUnreachable
@@ -33,7 +33,7 @@ from telemetry.spooled import Run
 
 if TYPE_CHECKING:
     from telemetry.exporter import Exporter
-    from telemetry.journal import Journal
+    from telemetry.journal import Ingested
 
 JOURNAL = "journal"
 """Name of this destination in the positions."""
@@ -59,25 +59,46 @@ class Delivered(NamedTuple):
     """Run → why some of its events are not in the journal."""
 
 
+class Target(Protocol):
+    """A journal that takes events: a database, or the sink before one."""
+
+    def ingest(self, bodies: Sequence[bytes], source: str, /) -> Ingested:
+        """As `Journal.ingest`."""
+        ...
+
+    def held(self, run_id: str) -> dict[str, list[tuple[int, int]]]:
+        """As `Journal.held`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class Journals:
     """The journals that runs go to, opened once; one that cannot be reached is left alone for a while."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self._settings = settings
-        self._open: dict[str, Journal] = {}
+        self._environ = environ
+        self._open: dict[str, Target] = {}
         self._pauses: dict[str, float] = {}
         self._again_at: dict[str, float] = {}
         self._why: dict[str, str] = {}
 
-    def get(self, place: str) -> Journal:
+    def get(self, place: str) -> Target:
         """The journal at a place without password. Raises what kept it from being opened."""
-        from telemetry.journal import Journal
-
         if time.monotonic() < self._again_at.get(place, 0.0):
             raise JournalUnreachable(self._why[place])
         if place not in self._open:
-            self._open[place] = Journal.open(places.with_secret(place, [self._settings.journal]))
+            self._open[place] = self._opened(places.with_secret(place, [self._settings.journal]))
         return self._open[place]
+
+    def _opened(self, place: str) -> Target:
+        from telemetry.journal import Journal
+        from telemetry.remote import RemoteJournal, is_remote
+
+        return RemoteJournal(place, self._environ) if is_remote(place) else Journal.open(place)
 
     def reached(self, place: str) -> None:
         self._pauses.pop(place, None)
@@ -110,7 +131,7 @@ class Deliverer:
         self._home = settings.home
         self._redact = Redactor(secrets_of(environ))
         self._say = say
-        self._journals = Journals(settings)
+        self._journals = Journals(settings, environ)
         self._runs: dict[str, Run] = {}
         self._seals: dict[str, spool.Spool] = {}
         self._exports = ExportThread(self._exporter, self._tell) if exports else None

@@ -36,6 +36,7 @@ from telemetry.database import HEAD, url_of
 from telemetry.estimates import VOCABULARIES, vocabulary
 from telemetry.filters import QUARANTINE, RUN, stored
 from telemetry.reading import exists
+from telemetry.remote import RemoteJournal, is_remote
 from telemetry.reports import Form
 from telemetry.settings import Settings, without_password
 from telemetry.spooled import Run
@@ -252,7 +253,8 @@ def _spool(place: Place) -> Iterator[Check]:
 
 
 def _sqlite(place: Place) -> Iterator[Check]:
-    if url_of(place.settings.journal).get_backend_name() == "sqlite":
+    where = place.settings.journal
+    if not is_remote(where) and url_of(where).get_backend_name() == "sqlite":
         yield sqlite_version(sqlite3.sqlite_version_info)
 
 
@@ -271,6 +273,9 @@ def sqlite_version(found: tuple[int, ...]) -> Check:
 def _journal(place: Place) -> Iterator[Check]:
     where = place.settings.journal
     shown = without_password(where)
+    if is_remote(where):
+        yield _sink(where, shown, place.environ)
+        return
     if not exists(where):
         folder = Path(shown).parent
         writable = os.access(_existing(folder), os.W_OK)
@@ -293,6 +298,15 @@ def _journal(place: Place) -> Iterator[Check]:
         yield Check("journal", "fail", f"{shown} cannot be asked: {cause}", "check --journal and the server")
     finally:
         engine.dispose()
+
+
+def _sink(where: str, shown: str, environ: Mapping[str, str]) -> Check:
+    try:
+        with RemoteJournal(where, environ) as remote:
+            remote.held("0" * 32)  # no run has this id
+    except AgentTelemetryError as error:
+        return Check("journal", "fail", str(error), error.hint)
+    return Check("journal", "ok", f"{shown}: a sink, and its journal answers")
 
 
 def _contents(connection: Connection, shown: str, now: datetime) -> Iterator[Check]:

@@ -78,6 +78,8 @@ def _journal(value: str) -> str:
         return _absolute(rest[1:])
     if scheme in ("postgresql", "postgresql+psycopg"):
         return value
+    if scheme in ("http", "https") and urlsplit(value).hostname:
+        return value.rstrip("/")
     raise ValueError(f"has a scheme that is not known: {scheme}")
 
 
@@ -126,8 +128,9 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "journal", "AGENT_TELEMETRY_JOURNAL", "journal", None,
-        "The journal: path of a SQLite file or a postgresql:// URL. By default journal.db in the data"
-        " folder. A password in it stays in the environment and is never written to disk.",
+        "The journal: path of a SQLite file, a postgresql:// URL, or the http:// URL of a sink, through"
+        " which it is written but not read. By default journal.db in the data folder. A password in it"
+        " stays in the environment and is never written to disk.",
         _journal, "postgresql://user@host/journal",
     ),
     Setting(

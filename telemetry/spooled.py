@@ -28,6 +28,12 @@ _SEQ = re.compile(rb'\{"v":\d+,"run":"[0-9a-f]+","producer":"[0-9a-f]+","seq":(\
 _SEALED = b'"name":"producer.sealed"'
 
 
+def sequence_number(body: bytes) -> int | None:
+    """The number of an event as the spool writes it; ``None`` for anything else."""
+    found = _SEQ.match(body)
+    return int(found[1]) if found else None
+
+
 class Batch(NamedTuple):
     """What is new in one file for one destination."""
 
@@ -64,8 +70,7 @@ class Producer:
         if body is None:
             self._corrupt += 1
             return
-        found = _SEQ.match(body)
-        self._last_seq = max(self._last_seq, int(found[1]) if found else 0)
+        self._last_seq = max(self._last_seq, sequence_number(body) or 0)
         if _SEALED in body:
             sealed = json.loads(body)["data"].get("producer")
             if sealed == self.producer:

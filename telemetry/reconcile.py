@@ -1,0 +1,102 @@
+"""Whether the journal has what the files of this machine have, and sending again what it lacks.
+
+Promises, each with its test in ``tests/test_reconcile.py``:
+
+* Every event in ``spool`` and ``delivered`` is compared, by producer and number, with the ranges that the
+  run's journal holds; what is missing is sent, and asked for once more.
+* It works through a sink as it does with a database, changes no file, and may run beside a deliverer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from agent_shim import spool
+from agent_shim.errors import AgentTelemetryError
+from telemetry import places
+from telemetry.deliverer import Journals, Target
+from telemetry.settings import Settings
+from telemetry.spooled import sequence_number
+
+_SENT_AT_ONCE = 1000
+"""Events in one batch."""
+
+Ranges = Mapping[str, list[tuple[int, int]]]
+
+
+class Reconciled(NamedTuple):
+    """What a run's files and its journal came to."""
+
+    run: str
+    events: int
+    """In the files; lines with a wrong checksum are none."""
+    missing: int
+    """Of them, how many the journal did not have."""
+    lost: int | None
+    """How many it still does not have; ``None`` when it could not be asked."""
+    why: str | None
+    """Why it could not be asked, or does not have them."""
+
+
+def reconcile(settings: Settings, environ: Mapping[str, str], run: str | None = None) -> Iterator[Reconciled]:
+    """Compare the files of every run, or of `run`, with their journals, the oldest run first."""
+    journals = Journals(settings, environ)
+    try:
+        for name in [run] if run else _runs(settings.home):
+            folders = [places.run_folder(settings.home, name), places.delivered_folder(settings.home, name)]
+            yield _reconciled(journals, settings, name, [folder for folder in folders if folder.is_dir()])
+    finally:
+        journals.close()
+
+
+def _runs(home: Path) -> list[str]:
+    delivered = home / "delivered"
+    names = {entry.name for entry in delivered.iterdir()} if delivered.is_dir() else set()
+    return sorted({*names, *places.runs(home)})
+
+
+def _reconciled(journals: Journals, settings: Settings, run: str, folders: list[Path]) -> Reconciled:
+    files = {path.stem: path for folder in folders for path in places.producers(folder)}
+    destination = next(filter(None, map(places.read_destination, folders)), places.destination_of(settings))
+    events = missing = 0
+    try:
+        journal = journals.get(destination.journal)
+        held = journal.held(run)
+        for producer, path in files.items():
+            for _, seq in _events(path):
+                events += 1
+                missing += not _holds(held, producer, seq)
+        if missing:
+            _send(journal, run, files, held)
+            held = journal.held(run)
+        lost = sum(not _holds(held, p, seq) for p, path in files.items() for _, seq in _events(path))
+    except (AgentTelemetryError, OSError) as error:
+        return Reconciled(run, events, missing, None, str(error))
+    return Reconciled(run, events, missing, lost, "the journal keeps them in quarantine" if lost else None)
+
+
+def _send(journal: Target, run: str, files: Mapping[str, Path], held: Ranges) -> None:
+    batch: list[bytes] = []
+    for producer, path in files.items():
+        for body, seq in _events(path):
+            if not _holds(held, producer, seq):
+                batch.append(body)
+            if len(batch) == _SENT_AT_ONCE:
+                journal.ingest(batch, f"reconcile {run}")
+                batch = []
+    if batch:
+        journal.ingest(batch, f"reconcile {run}")
+
+
+def _events(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The events of a file with their numbers."""
+    for line in spool.read(path):
+        seq = sequence_number(line.body) if line.body is not None else None
+        if line.body is not None and seq is not None:
+            yield line.body, seq
+
+
+def _holds(held: Ranges, producer: str, seq: int) -> bool:
+    return any(low <= seq <= high for low, high in held.get(producer, ()))

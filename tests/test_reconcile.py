@@ -1,0 +1,99 @@
+"""``reconcile``: the files of a machine against its journal, in real folders and journals of both kinds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from telemetry import deliverer
+from telemetry.journal import Journal
+from telemetry.reconcile import Reconciled, reconcile
+from telemetry.settings import Settings
+from tests.recordings import RUN, example_run
+from tests.test_sink import RunningSink
+
+pytest_plugins = ("tests.backends",)
+
+
+def settings_of(home: Path, place: str) -> tuple[Settings, dict[str, str]]:
+    environ = {"AGENT_TELEMETRY_HOME": str(home), "AGENT_TELEMETRY_JOURNAL": place}
+    return Settings.load(environ), environ
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def test_a_journal_that_has_everything_is_left_alone(home: Path, place: str) -> None:
+    bodies = example_run(home / "spool").bodies()
+    settings, environ = settings_of(home, place)
+    deliverer.deliver(settings, environ, follow=False)
+    assert list(reconcile(settings, environ)) == [Reconciled(RUN, len(bodies), 0, 0, None)]
+
+
+@pytest.mark.parametrize("through", ["database", "sink"])
+def test_events_that_a_journal_lost_are_sent_again(home: Path, place: str, through: str) -> None:
+    """Three of one producer in the middle, and all of another, as after a backup was restored."""
+    bodies = example_run(home / "spool").bodies()
+    settings, environ = settings_of(home, place)
+    deliverer.deliver(settings, environ, follow=False)
+    with Journal.open(place) as journal:
+        with journal.engine.begin() as connection:
+            first = json.loads(bodies[0])["producer"]
+            gone = connection.execute(
+                text("DELETE FROM event WHERE producer = :p OR seq BETWEEN 3 AND 5"), {"p": first}
+            ).rowcount
+        journal.rebuild()
+    running = RunningSink(place) if through == "sink" else None
+    if running:
+        (home / "delivered" / RUN / "destination.json").unlink(missing_ok=True)
+        settings, environ = settings_of(home, f"http://127.0.0.1:{running.port}")
+    assert list(reconcile(settings, environ)) == [Reconciled(RUN, len(bodies), gone, 0, None)]
+    assert list(reconcile(settings, environ)) == [Reconciled(RUN, len(bodies), 0, 0, None)]
+    if running:
+        running.stop()
+    with Journal.open(place) as journal, journal.engine.connect() as connection:
+        assert connection.execute(text("SELECT events, complete FROM run")).one() == (len(bodies), True)
+
+
+def test_what_was_never_delivered_is_sent_too(home: Path, place: str) -> None:
+    bodies = example_run(home / "spool").bodies()
+    settings, environ = settings_of(home, place)
+    (found,) = reconcile(settings, environ)
+    assert found == Reconciled(RUN, len(bodies), len(bodies), 0, None)
+
+
+def test_a_number_that_the_journal_has_for_another_event_is_no_loss_to_repair(home: Path, place: str) -> None:
+    """It holds the number, so nothing is sent."""
+    bodies = example_run(home / "spool").bodies()
+    settings, environ = settings_of(home, place)
+    with Journal.open(place) as journal:
+        journal.ingest([bodies[0].replace(b'"pid":', b'"pid":9')], "another")
+    (found,) = reconcile(settings, environ)
+    assert (found.missing, found.lost) == (len(bodies) - 1, 0)
+
+
+def test_a_journal_that_cannot_be_asked_is_a_finding(home: Path, tmp_path: Path) -> None:
+    example_run(home / "spool")
+    (tmp_path / "file").write_text("in the way")
+    environ = {
+        **os.environ,
+        "AGENT_TELEMETRY_HOME": str(home),
+        "AGENT_TELEMETRY_JOURNAL": str(tmp_path / "file" / "journal.db"),
+    }
+    code = "from telemetry.cli import main; main()"
+    command = [sys.executable, "-c", code, "reconcile"]
+    root = Path(__file__).parent.parent
+    asked = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True)
+    assert asked.returncode == 1
+    assert "cannot be used" in asked.stderr
+    environ["AGENT_TELEMETRY_JOURNAL"] = str(tmp_path / "journal.db")
+    asked = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True)
+    assert (asked.returncode, "were missing and sent again" in asked.stderr) == (0, True)
