@@ -109,6 +109,7 @@ def settings_page() -> str:
     for setting in settings.SETTINGS:
         key = f"`{setting.key}`" if setting.key else "–"
         default = {None: "–", True: "on", False: "off"}.get(setting.default, setting.default)
+        default = ", ".join(default) if isinstance(default, tuple) else default
         lines.append(f"| {setting.name} | `{setting.variable}` | {key} | {default} | {_cell(setting.help)} |")
     return _page(lines)
 

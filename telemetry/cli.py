@@ -87,6 +87,10 @@ def main() -> None:
 @click.option(
     "--cwd", metavar="FOLDER", type=click.Path(exists=True, file_okay=False), help="Where the agent works."
 )
+@click.option(
+    "--pipeline-files", metavar="FOLDER", type=click.Path(exists=True, file_okay=False),
+    help="Write journal.json, attempt.json and model_patch.diff there, for the scripts of a pipeline.",
+)  # fmt: skip
 @journal_option
 @click.option(
     "--content/--no-content", default=None, help="Keep prompts, answers and tool calls, secrets removed."
@@ -106,6 +110,7 @@ def run(
     claims_file: str | None,
     timeout: float | None,
     cwd: str | None,
+    pipeline_files: str | None,
     **flags: Any,
 ) -> NoReturn:
     """Run an agent and record it. Gives the agent's own exit code."""
@@ -125,6 +130,7 @@ def run(
         attempt=attempt,
         claims=_claims(claims, claims_file),
         admit=_admission(settings, max_attempts, None if again else policy),
+        pipeline_files=str(Path(pipeline_files).absolute()) if pipeline_files else None,
     )
     sys.exit(wrapper.run(request))
 

@@ -34,6 +34,9 @@ _HEADERS = re.compile("OTEL_EXPORTER_OTLP_(?:[A-Z]+_)?HEADERS")
 OTLP_PROTOCOLS = ("http/protobuf", "grpc")
 """``http/json`` of the specification is left out: the exporters in use do not speak it."""
 
+SCRATCH = (".bench_scratch", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
+"""Folders of ISO-Bench's and of common tools' own."""
+
 
 # --- how a value is read: each raises ValueError with what is wrong --------------------------------
 
@@ -103,6 +106,13 @@ def _protocol(value: str) -> str:
     return value
 
 
+def _names(value: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    if any(os.path.isabs(name) or ".." in name.split("/") for name in names):  # noqa: PTH117 - text
+        raise ValueError("is no list of names inside a worktree")
+    return names
+
+
 class Setting(NamedTuple):
     """One thing that can be set."""
 
@@ -148,6 +158,17 @@ SETTINGS: tuple[Setting, ...] = (
         "Keep the last 8 KiB of the agent's stdout and stderr, secrets removed. When off, both streams"
         " are handed to the agent as they are and nothing of them is seen.",
         _switch, "off",
+    ),
+    Setting(
+        "patch_text", "AGENT_TELEMETRY_PATCH_TEXT", "patch_text", True,
+        "Keep the text of the patch that a run made, secrets removed, up to 256 KiB. Its facts are kept"
+        " either way.",
+        _switch, "off",
+    ),
+    Setting(
+        "scratch", "AGENT_TELEMETRY_SCRATCH", "scratch", SCRATCH,
+        "Folders whose untracked files are no part of a patch: a comma separated list of names.",
+        _names, ".bench_scratch,__pycache__",
     ),
     Setting(
         "include_usage", "AGENT_TELEMETRY_INCLUDE_USAGE", "include_usage", "on",
@@ -240,6 +261,8 @@ class Settings(NamedTuple):
     disabled: bool
     content: bool
     tails: bool
+    patch_text: bool
+    scratch: tuple[str, ...]
     include_usage: str
     commit: str | None
     repo: str | None

@@ -27,7 +27,6 @@ from telemetry.objects import FORMATS, Entry, Repository, TreeUnknown, Until
 from telemetry.scan import Found, Limits, Scan, Signature, Tracked, is_refused, signature_of
 from telemetry.settings import worktree_of
 
-LIMITS = Limits()
 _RULES_BYTES = 1 << 20
 _INDEX_BYTES = 512 << 20
 _POINTER_BYTES = 4096
@@ -73,7 +72,7 @@ class Worktree:
         *,
         scratch: Iterable[str] = (),
         patch_files: Iterable[str] = (),
-        limits: Limits = LIMITS,
+        limits: Limits,
     ) -> None:
         self.top = top
         self._environ = environ
@@ -104,6 +103,12 @@ class Worktree:
         commit, branch = self._head()
         committed = self._committed(commit) if commit else {}
         return self._snapshot(self._others(), commit, branch, committed, before=start.found)
+
+    def first_edit_ns(self, start: Snapshot, end: Snapshot) -> int | None:
+        """When the oldest of the changes was made that are still there."""
+        before, scan = start.found.entries, self._scan()
+        changed = (path for path, entry in end.found.entries.items() if before.get(path) != entry)
+        return min((status.st_mtime_ns for path in changed if (status := scan.status(path))), default=None)
 
     def history(self, start: Snapshot, end: Snapshot, limit: int) -> History:
         """The commits made between two moments, at most `limit` of them named. Raises `TreeUnknown`."""

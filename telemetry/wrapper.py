@@ -32,10 +32,12 @@ from agent_shim.events import (
     ProcessStarted,
     RunFinished,
     RunStarted,
+    TreeCaptured,
     span_id,
 )
 from agent_shim.redaction import Redactor, redact_arguments
-from telemetry import child, descendants, handover, launch, places
+from telemetry import child, descendants, handover, launch, pipeline_files, places
+from telemetry.captures import END_S, START_S, Capture
 from telemetry.command import find_program
 from telemetry.endings import Ending, tell
 from telemetry.identity import Identity, identify
@@ -50,6 +52,8 @@ DRAIN_S = 2.0
 DELIVERY_S = 5.0
 REFUSED = 75
 """Exit code when no attempt was left: EX_TEMPFAIL of sysexits.h."""
+HURRY_TREE_S = 3.4
+"""The same for looking at the tree: after the 2 seconds of the agent, before the delivery."""
 HURRY_S = 4.0
 """From a signal from outside to our end: a pipeline's patience of 5 seconds, less our own exit."""
 _POLL_S = 0.05
@@ -75,6 +79,8 @@ class RunRequest(NamedTuple):
     claims: tuple[ClaimMade, ...] = ()
     admit: Callable[[str, Identity], AttemptReserved | AttemptRefused] | None = None
     """Says whether the run with this id may start; asked before anything is recorded. Never raises."""
+    pipeline_files: str | None = None
+    """Folder for the files that a pipeline looks for; the stand-in knows its own."""
 
 
 def run(request: RunRequest) -> int:
@@ -139,6 +145,12 @@ class Recording:
         self._begin = ""
         self._process = ""
         self.refusal: AttemptRefused | None = None
+        self._started_at = time.time()
+        self._capture = Capture(
+            self._settings, request.command, self._cwd, self._environ, self.run_id, self._redact
+        )
+        self._trees: tuple[TreeCaptured, ...] = ()
+        self._number = request.attempt
 
     # --- before the agent --------------------------------------------------------------------------
 
@@ -148,6 +160,8 @@ class Recording:
         known = identify(settings, request.command, self._cwd, self._environ, way=request.way)
         admitted = request.admit(self.run_id, known) if request.admit else None
         self.refusal = admitted if isinstance(admitted, AttemptRefused) else None
+        if isinstance(admitted, AttemptReserved):
+            self._number = admitted.number
         try:
             places.make(settings.home)
             places.write_destination(settings.home, self.run_id, places.destination_of(settings))
@@ -179,7 +193,7 @@ class Recording:
 
     def _started(self, known: Identity) -> RunStarted:
         request, settings, system = self._request, self._settings, os.uname()
-        return RunStarted(
+        self._told = RunStarted(
             way=request.way,
             command=redact_arguments(request.command),
             cwd=self._cwd,
@@ -194,6 +208,7 @@ class Recording:
             content=settings.content,
             **known._asdict(),
         )
+        return self._told
 
     # --- the agent ---------------------------------------------------------------------------------
 
@@ -202,6 +217,7 @@ class Recording:
         before = descendants.pids_below_us()
         with Signals().caught() as signals, descendants.adopting():
             streams = Streams() if self._settings.tails else None
+            self._look_before(signals)
             own_group = not os.isatty(0)  # else it shares ours: only the foreground may read a terminal
             started = self._start(streams, own_group)
             if isinstance(started, child.Failure):
@@ -210,6 +226,12 @@ class Recording:
                 finished = _not_started(started)
                 return self._finish(finished, started.exit_code, signals)
             return self._watch(started, signals, streams, own_group, before)
+
+    def _look_before(self, signals: Signals) -> None:
+        """Record the tree of the start; the agent waits for it, but not long."""
+        if self._begin:
+            self._trees = (self._capture.before(_until(signals, START_S, 0.0)),)
+            self._spool.append(self._trees[0], parent=self._begin)
 
     def _start(self, streams: Streams | None, own_group: bool) -> int | child.Failure:
         plan = self._launch
@@ -317,6 +339,7 @@ class Recording:
                 say(f"{finished.error_type}: {finished.error_message}")
             return code
         self._spool.append(finished, begin=self._process)
+        self._look_after(finished, signals)
         lost = self._spool.lost
         self._spool.append(
             RunFinished(
@@ -334,6 +357,40 @@ class Recording:
         if self._request.way == "run" or lost or finished.outcome == "spawn_failed":
             say(self._summary(finished, lost))
         return code
+
+    def _look_after(self, finished: ProcessFinished, signals: Signals) -> None:
+        """Record what became of the tree, and write the files that a pipeline looks for."""
+        gone_at = time.time()
+        found = self._capture.after(_until(signals, END_S, HURRY_TREE_S))
+        for event in found:
+            self._spool.append(event, parent=self._begin)
+        folder = self._pipeline_folder()
+        if folder:
+            attempt = pipeline_files.Attempt(
+                run_id=self.run_id,
+                number=self._number,
+                started=self._told,
+                started_at=self._started_at,
+                finished=finished,
+                finished_at=gone_at,
+                found=(*self._trees, *found),
+                first_edit_ns=self._capture.first_edit_ns,
+                timeout_s=self._request.timeout_s,
+                journal=without_password(self._settings.journal),
+            )
+            try:
+                targets = [file.path for file in self._capture.own.patches()]
+                pipeline_files.write(folder, attempt, self._capture.patch, targets)
+            except OSError as error:
+                say(f"files for the pipeline not written: {error.filename or folder}: {error.strerror}")
+        self._capture.close()
+
+    def _pipeline_folder(self) -> Path | None:
+        """Where a pipeline looks for the files of this run."""
+        if self._request.pipeline_files:
+            return Path(self._cwd, self._request.pipeline_files)
+        trajectory = self._capture.own.trajectory
+        return trajectory.parent if trajectory and self._request.way == "stand-in" else None
 
     def _see_delivered(self, signals: Signals) -> None:
         """Wait, for a while, until every event of the run is in the journal."""
@@ -356,6 +413,16 @@ class Recording:
             where = f"its events are in {journal}, those of {len(waiting)} of its processes not yet"
         line = f"run {self.run_id[-8:]} {_in_short(finished)}; {where}"
         return self._redact(f"{line}; lost: {_losses(lost)}" if lost else line)
+
+
+def _until(signals: Signals, limit_s: float, hurry_s: float) -> Callable[[], float]:
+    """When to stop: after `limit_s`, or `hurry_s` after a signal that asks to end."""
+    last = time.monotonic() + limit_s
+
+    def until() -> float:
+        return last if signals.ending_at is None else min(last, signals.ending_at + hurry_s)
+
+    return until
 
 
 def outside(environ: Mapping[str, str]) -> dict[str, str]:

@@ -37,16 +37,18 @@ def python(code: str) -> tuple[str, ...]:
 # --- what is recorded of a run ---------------------------------------------------------------------
 
 
-def test_a_run_is_four_events_that_name_each_other(wrap: Wrap) -> None:
+def test_a_run_is_events_that_name_each_other(wrap: Wrap) -> None:
     done = wrap(*python("print('hello')"))
     wrapper = next(e["producer"] for e in done.events if e["name"] == "run.started")
     own = [event for event in done.events if event["producer"] == wrapper]
-    names = ["producer.started", "run.started", "process.started", "process.finished", "run.finished"]
-    assert [event["name"] for event in own] == [*names, "producer.sealed"]
-    assert [event["seq"] for event in own] == [1, 2, 3, 4, 5, 6]
-    assert own[2]["parent"] == f"{wrapper}:2"
-    assert own[3]["begin"] == f"{wrapper}:3"
-    assert own[4]["begin"] == f"{wrapper}:2"
+    assert [event["name"] for event in own] == [
+        *("producer.started", "run.started", "tree.captured", "process.started", "process.finished"),
+        *("tree.captured", "patch.captured", "run.finished", "producer.sealed"),
+    ]
+    assert [event["seq"] for event in own] == list(range(1, 10))
+    assert {own[at]["parent"] for at in (2, 3, 5, 6)} == {f"{wrapper}:2"}
+    assert own[4]["begin"] == f"{wrapper}:4"
+    assert own[7]["begin"] == f"{wrapper}:2"
 
 
 def test_the_end_lists_every_other_producer_of_the_run(wrap: Wrap) -> None:

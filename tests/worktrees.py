@@ -75,6 +75,7 @@ class Look:
 
     def __init__(self, top: Path, folder: Path, **more: Any) -> None:
         until = more.pop("until", forever)
+        more.setdefault("limits", Limits())
         self.worktree = Worktree(str(top), folder, dict(os.environ), until, **more)
         self.start: Snapshot = self.worktree.begin()
         self.last: Snapshot | None = None
