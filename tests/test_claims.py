@@ -1,0 +1,90 @@
+"""Claims are held against the wire and against what happened, and both are said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from agent_shim.errors import SettingsError
+from telemetry import claims, evidence
+from telemetry.claims import Finding
+from telemetry.filters import CALL, RUN, TOOL
+from tests.journals import Told, filled
+from tests.judged_runs import begun, called, ended, executed
+
+OFFERS: dict[str, Any] = {"tool_names": ["bash"]}
+
+
+def check(path: Path, run: Told, name: str, value: str) -> Finding:
+    with filled(path / "journal.db", run) as journal, journal.engine.connect() as connection:
+        row = connection.execute(select(RUN)).one()
+        calls, tools = (evidence.rows(connection, table, row, "started_at") for table in (CALL, TOOL))
+        return claims.check(name, value, calls, tools, evidence.without_tools(connection, row.run_id))
+
+
+def test_a_parameter_that_was_never_sent_has_the_apis_default(tmp_path: Path) -> None:
+    """The mitigation that never was: configured false, absent on the wire."""
+    run = begun()
+    first = called(run, "a:bash", started={**OFFERS, "absent": ["parallel_tool_calls"]})
+    called(run)  # without tools the parameter means nothing
+    found = check(tmp_path, ended(run, None), "parallel_tool_calls", "false")
+    assert found.verdict == "refuted"
+    assert found.transmitted == "not sent in 1 request, where the API's own default is true"
+    assert found.reason == found.transmitted
+    assert found.events == (first,)
+
+
+@pytest.mark.parametrize(
+    ("value", "sent", "verdict"),
+    [("false", False, "confirmed"), ("false", True, "refuted"), ("true", True, "confirmed")],
+)
+def test_what_was_sent_decides(tmp_path: Path, value: str, sent: bool, verdict: str) -> None:
+    run = begun()
+    called(run, "a:bash", started={**OFFERS, "parameters": {"parallel_tool_calls": sent}})
+    executed(run, "a:bash")
+    found = check(tmp_path, ended(run, None), "parallel_tool_calls", value)
+    assert (found.verdict, found.transmitted) == (verdict, f"sent as {str(sent).lower()} in 1 request")
+    assert found.observed == "no response asked for several tool calls, and none overlapped"
+
+
+def test_what_happened_refutes_what_was_sent(tmp_path: Path) -> None:
+    run = begun()
+    call = called(run, "a:bash", "b:bash", started={**OFFERS, "parameters": {"parallel_tool_calls": False}})
+    begins = [run.tell("tool.call.started", tool="bash", call_id=i, parent=run.process) for i in "ab"]
+    for begin in begins:
+        run.tell("tool.call.finished", begin=begin, ended="completed")
+    found = check(tmp_path, ended(run, None), "parallel_tool_calls", "false")
+    assert found.verdict == "refuted"
+    assert found.reason == "1 responses asked for several tool calls, 2 tool calls overlapped"
+    assert set(found.events) == {call, *begins}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "verdict"),
+    [
+        ("temperature", "0.5", "confirmed"),
+        ("temperature", "0.2", "refuted"),
+        ("seed", "7", "no evidence"),
+        ("model", "gpt-5", "confirmed"),
+        ("model", "gpt-4o", "refuted"),
+    ],
+)
+def test_other_parameters(tmp_path: Path, name: str, value: str, verdict: str) -> None:
+    run = begun()
+    called(run, started={"parameters": {"temperature": 0.5}, "absent": ["seed"]})
+    assert check(tmp_path, ended(run, None), name, value).verdict == verdict
+
+
+def test_a_run_that_nobody_saw_is_no_evidence(tmp_path: Path) -> None:
+    run = Told(1).start(capture="none", capture_reason="no hook").finish()
+    found = check(tmp_path, run, "parallel_tool_calls", "false")
+    assert found == ("no evidence", "nothing that was seen says anything about it", None, None, ())
+
+
+@pytest.mark.parametrize("text", ["x", "=1", "x="])
+def test_a_claim_has_a_name_and_a_value(text: str) -> None:
+    with pytest.raises(SettingsError, match="asserts nothing"):
+        claims.parse(text)

@@ -1,0 +1,102 @@
+"""Attempts at commits: the pattern, the cost, and what bought nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from telemetry import cli, outcomes
+from telemetry.costs import price_pending
+from telemetry.journal import Journal
+from telemetry.policies import shipped
+from telemetry.pricing import PriceBook
+from telemetry.totals import Cost
+from tests.journals import NOON_NS, SECOND, Told, filled
+from tests.judged_runs import failed, solved
+
+DEFAULT = shipped()["default"]
+OTHER = "d" * 40
+
+
+def judged(run: Told, verdict: str, policy: str = "default") -> Told:
+    """With the event that a judgement leaves."""
+    sha256 = shipped()[policy].sha256
+    run.tell(
+        "run.judged",
+        run.wrapper,
+        policy=policy,
+        policy_sha256=sha256,
+        verdict=verdict,
+        reason="so",
+        checks=[],
+    )
+    return run
+
+
+def at(number: int) -> dict[str, int]:
+    return {"start_ns": NOON_NS + number * 100 * SECOND}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """A commit solved at the second of four attempts, and another that is not judged."""
+    runs = [
+        judged(failed(1, **at(1)), "fail"),
+        judged(solved(2, **at(2)), "pass"),
+        judged(solved(3, **at(3)), "pass"),
+        judged(failed(4, **at(4)), "unknown"),
+        solved(5, commit=OTHER, **at(5)),
+    ]
+    opened = filled(tmp_path / "journal.db", *runs)
+    price_pending(opened.engine, PriceBook({}, "none"))
+    return opened
+
+
+def test_the_pattern_and_what_bought_nothing(journal: Journal) -> None:
+    first, second = outcomes.lines(journal.engine, DEFAULT)
+    assert (first.pattern, first.verdict) == ("✗✓✓?", "pass")
+    assert [attempt.run.run_id[-1] for attempt in first.futile] == ["1", "3", "4"]
+    assert (second.pattern, second.verdict, list(second.futile)) == ("·", None, [])
+    total = outcomes.summed(attempt.cost for attempt in first.attempts).amounts["USD"]
+    lost = outcomes.summed(attempt.cost for attempt in first.futile).amounts["USD"]
+    assert 0 < lost < total
+
+
+def test_an_attempt_that_was_refused_is_none(journal: Journal) -> None:
+    run = Told(9)
+    root = run.tell("run.started", run.wrapper, way="run", commit="c" * 40, agent="trae",
+                    repository="https://github.com/o/r")  # fmt: skip
+    run.tell("attempt.refused", run.wrapper, parent=root, reason="exhausted")
+    run.tell("run.finished", run.wrapper, begin=root, outcome="refused", error_type="AttemptExhausted")
+    journal.ingest(run.bodies, "test")
+    assert len(outcomes.lines(journal.engine, DEFAULT)[0].attempts) == 4
+
+
+def test_the_verdict_of_another_policy_is_none_of_this_one(journal: Journal) -> None:
+    (first, _) = outcomes.lines(journal.engine, shipped()["strict"])
+    assert (first.pattern, first.verdict) == ("····", None)
+
+
+def test_pass_at_k_is_the_unbiased_estimate_over_commits_with_k_attempts(journal: Journal) -> None:
+    found = outcomes.lines(journal.engine, DEFAULT)
+    assert outcomes.rate(found, 1) == (1, pytest.approx(2 / 3), 1)
+    assert outcomes.rate(found, 2) == (2, 1.0, 1)
+    assert outcomes.rate(found, 4) == (4, None, 0)
+
+
+def test_a_cost_that_is_not_known_makes_the_sum_a_lower_bound() -> None:
+    costs = [Cost({"USD": 1.0}), Cost({}, "1 run not captured"), Cost({"EUR": 2.0})]
+    assert outcomes.summed(costs) == ({"EUR": 2.0, "USD": 1.0}, "1 run not captured (1 runs)")
+
+
+def test_the_command_says_all_of_it(journal: Journal, tmp_path: Path, data_home: Path) -> None:
+    place = ("--journal", str(tmp_path / "journal.db"))
+    asked = json.loads(CliRunner().invoke(cli.main, ["retries", "-k", "2", "--json", *place]).stdout)
+    assert [rate["k"] for rate in asked["rates"]] == [1, 2]
+    assert asked["commits"][0]["futile"]["attempts"] == 3
+    lines = CliRunner().invoke(cli.main, ["retries", "--over", "1", *place]).stdout.splitlines()
+    assert len(lines) == 2
+    assert "✗✓✓?" in lines[1]
