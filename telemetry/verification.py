@@ -55,13 +55,14 @@ def _check_out(
     objects = Git(worktree, environ).ask("rev-parse", "--git-path", "objects") if worktree else None
     if not base or not worktree or objects is None:
         raise Unverified("the repository or the base of the run is not known any more", hint=_HINT)
-    git = _Git(folder, environ)
-    git.ask("init", "--quiet", "--bare", why="no repository of our own could be made")
+    target.mkdir()
+    git = _Git(folder, target, environ)
+    git.ask("init", "--quiet", why="no repository of our own could be made")
     alternates = folder / "git" / "objects" / "info" / "alternates"
     alternates.write_text(f"{Path(worktree, objects).resolve()}\n")
     git.ask("read-tree", base, why=f"the base {base[:12]} cannot be read")
     git.ask("apply", "--cached", "-", given=text, why=f"the patch does not apply to {base[:12]}")
-    git.ask("checkout-index", "--all", f"--prefix={target}/", why="it cannot be checked out")
+    git.ask("checkout-index", "--all", why="it cannot be checked out")
 
 
 def _text(patch: Patch | None) -> bytes:
@@ -78,12 +79,14 @@ _HINT = "a patch can be verified while its repository is there and its text was 
 class _Git:
     """Git with a repository and an index of our own."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, target: Path, environ: Mapping[str, str]) -> None:
+        self._target = target
         self._environ = {
             "PATH": environ.get("PATH", os.defpath),
             "LC_ALL": "C",
             "GIT_DIR": str(folder / "git"),
             "GIT_INDEX_FILE": str(folder / "index"),
+            "GIT_WORK_TREE": str(target),
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_ATTR_NOSYSTEM": "1",
@@ -94,8 +97,9 @@ class _Git:
         command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false", *words]
         try:
             subprocess.run(
-                command, env=self._environ, input=given, capture_output=True, timeout=GIT_LIMIT_S, check=True
-            )
+                command, cwd=self._target, env=self._environ, input=given, capture_output=True,
+                timeout=GIT_LIMIT_S, check=True,
+            )  # fmt: skip
         except subprocess.CalledProcessError as error:
             said = error.stderr.decode(errors="replace").strip().partition("\n")[0][:_TOLD]
             raise Unverified(f"{why}: {said}", hint=_HINT) from error
