@@ -27,9 +27,12 @@ PREFERRED_PYTHON = {"1.86.0": "3.10", "1.109.1": "3.12", "2.54.0": "3.13", "3.54
 GENERATIONS: tuple[str, ...] = tuple(PREFERRED_PYTHON)
 """The lowest version supported, the last of 1.x, and the newest 2.x and 3.x at the time of locking."""
 
+PEERS = "peers"
+"""The environment with other instrumentations of the client beside the newest one."""
+
 
 def interpreter(generation: str) -> Path:
-    """The Python of the environment with openai `generation`.
+    """The Python of the environment with openai `generation`, or of `PEERS`.
 
     One that was not made skips the test, saying how to make it; under CI it fails the test.
     """
@@ -38,7 +41,7 @@ def interpreter(generation: str) -> Path:
         import pytest
 
         stop = pytest.fail if os.environ.get("CI") else pytest.skip
-        stop(f"no environment with openai {generation}: run `make generations`")
+        stop(f"no environment with {generation}: run `make generations`")
     return environment / "bin" / "python"
 
 
@@ -53,7 +56,7 @@ def find_python(version: str) -> Path | None:
 
 
 def make(generation: str) -> Path:
-    """Make the environment with openai `generation` unless it is there, and return its Python."""
+    """Make an environment unless it is there, and return its Python."""
     environment = _environment(generation)
     environment.mkdir(parents=True, exist_ok=True)
     with (environment.parent / f"{environment.name}.lock").open("w") as lock:
@@ -73,15 +76,20 @@ def _install(environment: Path, generation: str) -> None:
 def _environment(generation: str) -> Path:
     base = _base_python(generation)
     identity = _lock(generation).read_bytes() + f"{base} {_version(base)}".encode()
-    return CACHE / f"openai-{generation}-{hashlib.sha256(identity).hexdigest()[:12]}"
+    return CACHE / f"{_name(generation)}-{hashlib.sha256(identity).hexdigest()[:12]}"
 
 
 def _base_python(generation: str) -> str:
-    return str(find_python(PREFERRED_PYTHON[generation]) or sys.executable)
+    preferred = PREFERRED_PYTHON.get(generation)
+    return str((preferred and find_python(preferred)) or sys.executable)
 
 
 def _lock(generation: str) -> Path:
-    return ROOT / "requirements" / f"openai-{generation}.txt"
+    return ROOT / "requirements" / f"{_name(generation)}.txt"
+
+
+def _name(generation: str) -> str:
+    return generation if generation == PEERS else f"openai-{generation}"
 
 
 def _version(python: str | Path) -> str:
@@ -93,7 +101,8 @@ def _version(python: str | Path) -> str:
 
 def main() -> None:
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for generation, python in zip(GENERATIONS, pool.map(make, GENERATIONS), strict=True):
+        wanted = (*GENERATIONS, PEERS)
+        for generation, python in zip(wanted, pool.map(make, wanted), strict=True):
             print(f"openai {generation:8} Python {_version(python):8} {python.relative_to(ROOT)}")
 
 
