@@ -13,7 +13,7 @@ Promises, each with its test in ``tests/test_spool.py``:
   needs no space), so that a death before it cannot make the file look whole.
 * Whoever is alive holds an exclusive ``flock`` on its file: reading commands tell a silent producer from
   a dead one without trusting process ids, across containers too. The file appears under its name only
-  once it is locked.
+  once it is locked and holds its first event.
 * A forked child never writes into its parent's file; it opens one of its own at its first event.
 * A finaliser run by the garbage collector uses `append_later`, which takes no lock: the next event, the
   next holder of the lock, or the exit writes it. Encoding happens outside the lock, and nothing inside
@@ -263,11 +263,14 @@ class Spool:
         fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, CLEAN_MODE)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.rename(hidden, self.folder / f"{self.producer}{SUFFIX}")
         except OSError:
             os.close(fd)
             raise
         self._fd = fd
+        self._introduce()
+        os.rename(hidden, self.folder / f"{self.producer}{SUFFIX}")
+
+    def _introduce(self) -> None:
         started = ProducerStarted(
             role=self._role,
             pid=os.getpid(),

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agent_shim import spool
 from agent_shim.errors import AgentTelemetryError, JournalUnreachable
-from agent_shim.redaction import Redactor
+from agent_shim.redaction import Redactor, live_secrets
 from telemetry import handover, places
 from telemetry.exports import OTLP, ExportThread
-from telemetry.settings import VERSION, Endpoint, Settings, secrets_of, without_password
+from telemetry.settings import VERSION, Endpoint, Settings, without_password
 from telemetry.spooled import Run
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Deliverer:
     ) -> None:
         self._settings = settings
         self._home = settings.home
-        self._redact = Redactor(secrets_of(environ))
+        self._redact = Redactor(live_secrets(environ))
         self._say = say
         self._journals = Journals(settings, environ)
         self._runs: dict[str, Run] = {}

@@ -15,22 +15,19 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from agent_shim.errors import SettingsError
-from agent_shim.redaction import MIN_LIVE_LENGTH, live_secrets
 
 VERSION = "0.1.0"
 """Of this program; ``pyproject.toml`` says the same, which a test holds together."""
 APPLICATION = "agent-telemetry"
 CONFIG = "config.toml"
-_HEADERS = re.compile("OTEL_EXPORTER_OTLP_(?:[A-Z]+_)?HEADERS")
 OTLP_PROTOCOLS = ("http/protobuf", "grpc")
 """``http/json`` of the specification is left out: the exporters in use do not speak it."""
 
@@ -326,16 +323,6 @@ def is_disabled(environ: Mapping[str, str]) -> bool:
     Raises `SettingsError` when the variable is neither on nor off.
     """
     return bool(_value(_DISABLED, environ, {}, {}, {}))
-
-
-def secrets_of(environ: Mapping[str, str]) -> list[str]:
-    """Every secret in an environment: by the names of variables, OTLP headers, the journal's password."""
-    headers = ",".join(value for name, value in environ.items() if _HEADERS.fullmatch(name)).split(",")
-    values = [unquote(header.partition("=")[2].strip()) for header in headers]
-    words = [word for value in values for word in value.split() if len(word) >= MIN_LIVE_LENGTH]
-    journal = environ.get("AGENT_TELEMETRY_JOURNAL", "")
-    password = urlsplit(journal).password if "://" in journal else None
-    return [*live_secrets(environ), *words, *([unquote(password)] if password else [])]
 
 
 def without_password(url: str) -> str:

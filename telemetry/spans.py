@@ -216,7 +216,8 @@ class SpanFold:
             face = span_attributes.turn(data, end_data, seen_on_the_wire)
         else:
             face = _FACES[kind](data, end_data)
-        happened = tuple(_failed_requests(producer, begin, last)) if kind == events.name_of(events.CallStarted) else ()
+        is_call = kind == events.name_of(events.CallStarted)
+        happened = tuple(_failed_requests(producer, begin, last)) if is_call else ()
         return self._made(begin, end_data, last, face, happened)
 
     def _made(

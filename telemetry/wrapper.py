@@ -35,14 +35,14 @@ from agent_shim.events import (
     TreeCaptured,
     span_id,
 )
-from agent_shim.redaction import Redactor, redact_arguments
+from agent_shim.redaction import Redactor, live_secrets, redact_arguments
 from telemetry import child, descendants, handover, launch, pipeline_files, places
 from telemetry.captures import END_S, START_S, Capture
 from telemetry.command import find_program
 from telemetry.endings import Ending, tell
 from telemetry.identity import Identity, identify
 from telemetry.relay import Streams, TerminalMode
-from telemetry.settings import VERSION, Settings, secrets_of, without_password
+from telemetry.settings import VERSION, Settings, without_password
 from telemetry.spooled import Run
 from telemetry.supervision import Signals, Supervision
 
@@ -138,7 +138,7 @@ class Recording:
         self._environ = outside(request.environ)
         self._cwd = request.cwd or str(Path.cwd())
         self.run_id = spool.new_id()
-        self._redact = Redactor(secrets_of(self._environ))
+        self._redact = Redactor(live_secrets(self._environ))
         folder = places.spool_folder(self._settings.home)
         self._spool = spool.Spool(folder, self.run_id, role="wrapper", redact=self._redact, version=VERSION)
         self._trace_parent = _trace_parent(self._environ)

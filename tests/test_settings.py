@@ -20,7 +20,6 @@ from telemetry.settings import (
     Endpoint,
     Settings,
     default_home,
-    secrets_of,
     without_password,
     worktree_of,
 )
@@ -204,17 +203,6 @@ def test_a_protocol_can_be_set_for_one_signal(tmp_path: Path) -> None:
 
 def test_no_endpoint_is_no_export(tmp_path: Path) -> None:
     assert load(tmp_path).otlp("logs") is None
-
-
-def test_the_secrets_of_an_environment_are_more_than_its_keys() -> None:
-    environ = {
-        "SOME_API_KEY": "key-12345678",
-        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Basic%20dXNlcjpwYXNz,x-tenant=a",
-        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-honeycomb-team=team-12345678",
-        "AGENT_TELEMETRY_JOURNAL": "postgresql://me:p%40ss-12345678@host/db",
-        "PATH": "/usr/bin:/usr/local/bin",
-    }
-    assert secrets_of(environ) == ["key-12345678", "dXNlcjpwYXNz", "team-12345678", "p@ss-12345678"]
 
 
 # --- what is handed on in files --------------------------------------------------------------------
