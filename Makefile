@@ -4,7 +4,7 @@
 # both in this folder and both safe to delete. A set-up that was interrupted is made anew.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test generations programs stack secrets check contracts format docs bench lock clean
+.PHONY: help setup demo test generations programs images stack secrets check contracts format docs bench lock clean
 SHELL := /bin/sh
 
 # The first interpreter that runs and is new enough; a shim on the path may name a Python that is not there.
@@ -19,7 +19,7 @@ STAMP := .venv/made-$(shell { echo "$(CURDIR) $(PYTHON)"; cat $(LOCK); sed '/^\#
   | cksum | cut -d ' ' -f 1)
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-PYTEST_FLAGS ?= -n auto
+PYTEST_FLAGS ?= -n auto --dist loadgroup
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ generations: setup ## make the environments of the openai client's generations t
 
 programs: setup ## build collector, Jaeger and the Compose plugin from their Go modules, once
 	@$(RUN) collector_config/build.py || { test -z "$$CI" && echo "tests of the stack will be skipped" >&2; }
+
+images: programs ## make the images that docker-compose.yml is tested with (root, docker.io, debootstrap)
+	@$(RUN) -m tests.images
 
 stack: setup ## run collector, Jaeger and sink here, without containers, until Ctrl-C (JOURNAL=... names the journal)
 	@$(RUN) -m collector_config.stack $(if $(JOURNAL),--journal "$(JOURNAL)") $(if $(PAGE),--page "$(PAGE)")

@@ -16,6 +16,7 @@ from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 from . import faults
+from .causes import Cause
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 COMPLETE = "telemetry-complete"
@@ -74,6 +75,10 @@ class Evidence(NamedTuple):
     tools: Sequence[Any] = ()
     results: Sequence[Any] = ()
     patch: Patch | None = None
+    empty: Cause | None = None
+    """Why the patch is empty, where it is."""
+    handed_in: Cause | None = None
+    """Why the agent's own patch file is not the patch, where it is not."""
     allowed: tuple[str, ...] = ()
     """Patterns of the files that may be changed; empty: nothing says so."""
     threshold: tuple[str, float] | None = None
@@ -125,17 +130,8 @@ def _not_empty(evidence: Evidence) -> _Found:
         return UNKNOWN, f"the patch is not known: {_why_unknown(patch)}", _of(patch)
     if patch.empty:
         return FAIL, f"the patch is empty: {empty_cause(evidence)}", _of(patch)
-    return PASS, f"{_count(patch.data.get('file_count') or 0, 'file')} changed{_own(patch)}", _of(patch)
-
-
-def _own(patch: Patch) -> str:
-    """What the agent's own patch file lacks of ours."""
-    own = [file for file in patch.data.get("agent_patches") or () if file.get("source") == "option"]
-    if not any(file.get("bytes") == 0 for file in own):
-        return ""
-    committed = patch.data.get("plain_diff_bytes") == 0 and patch.data.get("commit_count")
-    why = "the change was committed, and a plain git diff shows nothing of it" if committed else "unknown why"
-    return f"; the agent's own patch file is empty ({why})"
+    handed = f"; {evidence.handed_in.message}" if evidence.handed_in else ""
+    return PASS, f"{_count(patch.data.get('file_count') or 0, 'file')} changed{handed}", _of(patch)
 
 
 def _not_trivial(evidence: Evidence) -> _Found:
@@ -204,29 +200,10 @@ def _why_unknown(patch: Patch | None) -> str:
 
 def empty_cause(evidence: Evidence) -> str:
     """Why a patch is empty, as far as the record tells."""
-    run = evidence.run
-    dropped = faults.never_executed(evidence.tools)
-    failed = faults.unrecovered(evidence.calls)
-    if run.outcome in ("spawn_failed", "refused"):
-        return f"the agent never ran ({run.error_message})"
-    if dropped:
-        return f"an edit may have been requested: {dropped[-1].reason}"
-    aside = [f"{file.get('path')} ({file.get('why')})" for file in _left_out(evidence.patch)]
-    if aside:
-        return f"only files that are no part of a patch were changed: {_listed(aside)}"
-    if failed:
-        return f"the agent died of an API error before it: {_error(failed[-1])}"
-    if run.outcome in ("signaled", "timeout", "cancelled", "oom_killed"):
-        return f"the agent was ended before it: {run.error_message}"
-    if run.state == "finished" and run.capture == "captured":
-        return "the agent ended without an edit that stayed"
-    return "the cause is not in the record"
-
-
-def _left_out(patch: Patch | None) -> list[Mapping[str, Any]]:
-    """Files that changed and are left out; a patch file is no change that anybody wanted."""
-    found = patch.data.get("left_out") or [] if patch else []
-    return [file for file in found if isinstance(file, Mapping) and file.get("why") != "patch file"]
+    cause, dropped = evidence.empty, faults.never_executed(evidence.tools)
+    if dropped and (cause is None or cause.name == "never edited"):
+        return f"an edit may have been asked for: {dropped[-1].reason}"  # a shell command may have been one
+    return cause.message if cause else "the cause is not in the record"
 
 
 # --- the protocol ----------------------------------------------------------------------------------

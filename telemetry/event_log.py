@@ -16,13 +16,11 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 from sqlalchemy import Connection, func, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import psycopg
-from sqlalchemy.dialects.sqlite import pysqlite
 
 from agent_shim.errors import EventError
 from agent_shim.events import FORMAT_VERSION
 
+from .bulk import Insert
 from .tables import EventRow, QuarantineRow
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
@@ -121,22 +119,19 @@ class EventLog:
     """Reads and writes the tables ``event`` and ``quarantine``, through statements compiled once."""
 
     def __init__(self, dialect: str) -> None:
-        self._insert_event = _insert_new(EventRow, dialect)
-        self._insert_quarantine = _insert_new(QuarantineRow, dialect)
+        self._events = Insert(_EVENT, dialect)
+        self._quarantine = Insert(_QUARANTINE, dialect)
 
     def append(self, connection: Connection, rows: Sequence[EventValues]) -> int:
         """Store events that are not there yet; how many were stored."""
-        if not rows:
-            return 0
-        return connection.exec_driver_sql(self._insert_event, rows).rowcount
+        return self._events.rows(connection, rows)
 
     def quarantine(self, connection: Connection, refusals: Sequence[Refusal], source: str, at: str) -> None:
         """Keep what could not be taken, once per content and reason."""
         rows = [
             (hashlib.sha256(content).digest(), reason, at, source, content) for reason, content in refusals
         ]
-        if rows:
-            connection.exec_driver_sql(self._insert_quarantine, rows)
+        self._quarantine.rows(connection, rows)
 
     def conflicts(self, connection: Connection, arrivals: Sequence[Arrival]) -> list[Refusal]:
         """Those of the events, all of whose numbers are taken, that are not the ones stored there."""
@@ -182,14 +177,4 @@ class EventLog:
 
 
 _EVENT = EventRow.metadata.tables["event"]
-
-DIALECTS: dict[str, tuple[Any, Any]] = {
-    "sqlite": (sqlite.insert, pysqlite.dialect()),
-    "postgresql": (postgresql.insert, psycopg.dialect(paramstyle="format")),  # type: ignore[no-untyped-call]
-}
-"""By name: its ``INSERT`` with ``ON CONFLICT``, and the dialect that writes positional parameters."""
-
-
-def _insert_new(table: Any, dialect: str) -> str:
-    insert, positional = DIALECTS[dialect]
-    return str(insert(table.__table__).on_conflict_do_nothing().compile(dialect=positional))
+_QUARANTINE = QuarantineRow.metadata.tables["quarantine"]

@@ -12,11 +12,12 @@ from typing import Any
 from sqlalchemy import Connection, FromClause, Row, func, select
 from sqlmodel import SQLModel
 
+from telemetry.causes import of_empty, of_hand_over
 from telemetry.checks import Evidence, Patch
 from telemetry.filters import CALL, EVENT, REQUEST, TOOL
 
-VERDICT, CHECK, CLAIM, RESULT = (
-    SQLModel.metadata.tables[name] for name in ("verdict", "check", "claim", "result")
+VERDICT, CHECK, CLAIM, RESULT, PATCH = (
+    SQLModel.metadata.tables[name] for name in ("verdict", "check", "claim", "result", "patch")
 )
 _ENDS = ("process.started", "process.finished", "run.finished", "patch.captured", "trajectory.read")
 _AFTERWARDS = ("run.judged", "claim.checked", "producer.started", "producer.sealed")
@@ -30,14 +31,19 @@ def gather(connection: Connection, run: Row[Any]) -> Evidence:
         ends[event["name"]] = f"{event['producer']}:{event['seq']}"
         if event["name"] == "patch.captured":
             patch = Patch(ends[event["name"]], event["data"])
+    calls = rows(connection, CALL, run, "started_at", "call_id")
+    tools = rows(connection, TOOL, run, "started_at", "tool_call_id")
+    changed = next((row._asdict() for row in rows(connection, PATCH, run, "run_id")), None)
     return Evidence(
         run=run,
         ends=ends,
-        calls=rows(connection, CALL, run, "started_at", "call_id"),
+        calls=calls,
         requests=rows(connection, REQUEST, run, "started_at", "request_id"),
-        tools=rows(connection, TOOL, run, "started_at", "tool_call_id"),
+        tools=tools,
         results=rows(connection, RESULT, run, "attached_at"),
         patch=patch,
+        empty=of_empty(run._asdict(), changed, [t._asdict() for t in tools], [c._asdict() for c in calls]),
+        handed_in=of_hand_over(changed),
     )
 
 

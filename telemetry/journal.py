@@ -204,8 +204,7 @@ class Journal:
         """Write what changed in the views."""
         moved = [i for fold, shown in changed if fold.identity != shown for i in (shown, fold.identity)]
         self._lock(connection, (_lock_key(repository) for repository, _ in moved if repository))
-        for fold, _ in changed:
-            self._views.write(connection, fold.changed())
+        self._views.write(connection, [fold.changed() for fold, _ in changed])
         self._views.join_commits(connection, moved)
 
     # --- rows again, and what is there -----------------------------------------------------------
@@ -218,7 +217,7 @@ class Journal:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _REBUILD_LOCK})
             self._views.clear(connection)
             for run in self._log.runs(connection):
-                self._views.write(connection, self._replayed(connection, run).changed())
+                self._views.write(connection, [self._replayed(connection, run).changed()])
             self._views.join_commits(connection, self._views.identities(connection))
 
     def held(self, run_id: str) -> dict[str, list[tuple[int, int]]]:

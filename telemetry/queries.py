@@ -17,7 +17,7 @@ from agent_shim.canonical import encode
 from agent_shim.errors import NotFound
 from telemetry import checks, costs, totals
 from telemetry.database import reachable
-from telemetry.evidence import CHECK, CLAIM, RESULT, VERDICT
+from telemetry.evidence import CHECK, CLAIM, PATCH, RESULT, VERDICT
 from telemetry.filters import CALL, EVENT, NEWEST_FIRST, PRODUCER, REQUEST, RUN, TOOL, USAGE, Filters
 from telemetry.pricing import PriceBook
 from telemetry.totals import Cost, CostLine, Group
@@ -26,6 +26,9 @@ SHORT_ID = 8
 """Digits of a run's short id: its last ones, which are random; the first ones are its time."""
 NAMED = 5
 """How many runs the hint of an ambiguous name lists."""
+
+
+TRAJECTORY = PATCH.metadata.tables["trajectory"]
 
 
 class RunLine(NamedTuple):
@@ -64,6 +67,8 @@ class Timeline(NamedTuple):
     checks: Sequence[Row[Any]] = ()
     claims: Sequence[Row[Any]] = ()
     results: Sequence[Row[Any]] = ()
+    patch: Row[Any] | None = None
+    trajectory: Row[Any] | None = None
 
 
 class CostReport(NamedTuple):
@@ -162,6 +167,8 @@ def timeline(engine: Engine, run: Row[Any], book: PriceBook) -> Timeline:
             checks=sorted(_of_run(connection, CHECK, run, "policy"), key=_place_of_check),
             claims=_of_run(connection, CLAIM, run, "name"),
             results=_of_run(connection, RESULT, run, "attached_at", "name"),
+            patch=next(iter(_of_run(connection, PATCH, run, "run_id")), None),
+            trajectory=next(iter(_of_run(connection, TRAJECTORY, run, "run_id")), None),
         )
 
 

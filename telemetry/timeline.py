@@ -17,7 +17,7 @@ from datetime import datetime, tzinfo
 from itertools import chain
 from typing import Any, NamedTuple
 
-from telemetry import display, findings, reports
+from telemetry import changes, display, findings, reports
 from telemetry.costs import Assessed
 from telemetry.display import UNKNOWN, Column, cut, duration, moment, money, plain
 from telemetry.pricing import Priced, Unpriced
@@ -186,6 +186,7 @@ def _sections(timeline: Timeline, out: Any) -> None:
     run = timeline.run
     for title, lines in (
         *findings.sections(timeline, parameters(timeline)),
+        *changes.sections(timeline),
         ("Configuration", list(configuration(timeline))),
         ("Errors", list(errors(timeline))),
         ("stdout, the end of it", _tail(run.stdout_tail)),
@@ -327,6 +328,7 @@ def timeline_object(timeline: Timeline) -> dict[str, Any]:
         "parameters_sent": parameters(timeline),
         "parameters_configured": timeline.configured,
         **findings.objects(timeline, parameters(timeline)),
+        **changes.objects(timeline),
     }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, Table, and_, delete, select, update
 from sqlmodel import SQLModel
 
 from . import tables  # noqa: F401  (its import fills the metadata)
-from .event_log import DIALECTS
+from .bulk import DIALECTS, Insert
 from .projections import Changes
 from .rows import COLUMNS
 
@@ -26,17 +26,18 @@ class Views:
     """The tables that are folded from events."""
 
     def __init__(self, dialect: str) -> None:
-        self._upserts = {name: _upsert(_table(name), dialect) for name in COLUMNS}
+        self._upserts = {name: Insert(_table(name), dialect, _fresh(name)) for name in COLUMNS}
         self._deletes = {name: _delete(_table(name), dialect) for name in COLUMNS}
 
-    def write(self, connection: Connection, changes: Changes) -> None:
-        """Bring the rows to what a fold says."""
-        for name, keys in changes.deletes.items():
+    def write(self, connection: Connection, changed: Sequence[Changes]) -> None:
+        """Bring the rows to what folds of different runs say."""
+        for name, statement in self._deletes.items():
+            keys = [key for changes in changed for key in changes.deletes.get(name, ())]
             if keys:
-                connection.exec_driver_sql(self._deletes[name], keys)
-        for name, rows in changes.upserts.items():
-            if rows:
-                connection.exec_driver_sql(self._upserts[name], rows)
+                connection.exec_driver_sql(statement, keys)
+        for name, insert in self._upserts.items():
+            rows = [row for changes in changed for row in changes.upserts.get(name, ())]
+            insert.rows(connection, rows)
 
     def clear(self, connection: Connection) -> None:
         """Drop all rows."""
@@ -105,14 +106,12 @@ def _table(name: str) -> Table:
 _RUN = _table("run")
 
 
-def _upsert(table: Table, dialect: str) -> str:
-    insert, positional = DIALECTS[dialect]
-    statement = insert(table)
-    keys = [column.name for column in table.primary_key]
+def _fresh(name: str) -> list[str]:
+    """The columns of a row that is there already which take the new values."""
+    keys = {column.name for column in _table(name).primary_key}
     # The full id of a commit is not the run's own: `Views.join_commits` owns it once the row is there.
-    owned = {*keys, "commit"} if table.name == "run" else set(keys)
-    fresh = {name: statement.excluded[name] for name in COLUMNS[table.name] if name not in owned}
-    return str(statement.on_conflict_do_update(index_elements=keys, set_=fresh).compile(dialect=positional))
+    owned = keys | {"commit"} if name == "run" else keys
+    return [column for column in COLUMNS[name] if column not in owned]
 
 
 def _delete(table: Table, dialect: str) -> str:

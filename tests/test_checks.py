@@ -131,8 +131,7 @@ def test_a_committed_change_is_a_patch_and_the_agents_empty_file_is_said(examine
     patch = CHANGED | {"agent_patches": own, "plain_diff_bytes": 0, "commit_count": 1}
     assert said(examine(ended(begun(), patch))["patch-not-empty"]) == (
         "pass",
-        "1 file changed; the agent's own patch file is empty"
-        " (the change was committed, and a plain git diff shows nothing of it)",
+        "1 file changed; the agent made 1 commit, then handed in what is not committed: nothing",
     )
 
 
@@ -179,7 +178,7 @@ def died_of_an_error(run: Told) -> Told:
 
 
 def scratch(run: Told) -> Told:
-    aside = [{"path": ".bench_scratch/a.py", "why": "scratch"}, {"path": "m.diff", "why": "patch file"}]
+    aside = [{"path": ".bench_scratch/a.py", "why": "scratch"}]
     return ended(run, EMPTY | {"left_out": aside})
 
 
@@ -196,15 +195,14 @@ def never_edited(run: Told) -> Told:
 @pytest.mark.parametrize(
     ("tell", "cause"),
     [
-        (edit_and_done, "an edit may have been requested: bash was requested and never executed"),
+        (edit_and_done, "an edit may have been asked for: bash was requested and never executed"),
         (
             died_of_an_error,
-            "the agent died of an API error before it:"
-            " 429 insufficient_quota: You exceeded your current quota",
+            "the last call of the model failed: RateLimitError: You exceeded your current quota",
         ),
-        (scratch, "only files that are no part of a patch were changed: .bench_scratch/a.py (scratch)"),
-        (killed, "the agent was ended before it: not done after 5 s; ended by SIGTERM"),
-        (never_edited, "the agent ended without an edit that stayed"),
+        (scratch, "only files that are no part of a patch changed: .bench_scratch/a.py (scratch)"),
+        (killed, "the agent was ended before it had edited: not done after 5 s; ended by SIGTERM"),
+        (never_edited, "no edit among 1 tool call"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

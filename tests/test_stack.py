@@ -39,6 +39,8 @@ from telemetry.testing import (
 from tests.traced import COMMIT, ERROR, REPOSITORY, Agent, Jaeger, Recorded, Span
 from tests.wrapped import eventually
 
+pytestmark = pytest.mark.xdist_group("stack")  # one process starts it, once
+
 PATIENCE_S = 90.0
 """After an outage, the longest pauses of deliverer and collector come first: 30 s and 15 s."""
 GIB = 1 << 30
@@ -156,7 +158,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     for name in ("collector", "jaeger"):
         binary(name)
     folder = tmp_path_factory.mktemp("stack")
-    running = Stack(folder, str(folder / "journal.db"), Ports(*_free_ports(len(Ports._fields))))
+    running = Stack(folder, str(folder / "journal.db"), Ports(*free_ports(len(Ports._fields))))
     try:
         running.start()
         yield running
@@ -176,7 +178,8 @@ def jaeger(stack: Stack) -> Jaeger:
     return Jaeger(stack.jaeger)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on."""
     probes = [socket.create_server((HOST, 0)) for _ in range(number)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -312,9 +315,11 @@ def test_a_tool_that_failed_is_an_error(stack: Stack, agent: Agent, jaeger: Jaeg
 def test_a_call_that_was_interrupted_is_closed_as_such(
     stack: Stack, agent: Agent, jaeger: Jaeger, server: ScriptedServer
 ) -> None:
-    """The agent is killed while it waits for the model."""
-    stalled = Answer("never", delivery=Delivery(fault="stall"))
-    recorded = agent.run(server, stalled, options=["--timeout", "3"])
+    """The agent is ended while it waits for the model."""
+    running = agent.start(server, Answer("never", delivery=Delivery(fault="stall")))
+    server.ledger.wait(1)
+    running.terminate()
+    recorded = agent.finish(running)
     spans = in_both(stack, agent, jaeger, recorded)
     (chat,) = [span for span in spans if span.operation == "chat"]
     assert chat.status == ERROR and chat.attributes["error.type"] == "interrupted"
