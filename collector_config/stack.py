@@ -17,6 +17,7 @@ import http.client
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,6 +51,15 @@ class Ports(NamedTuple):
     collector_health: int = 13133
     jaeger_health: int = 13134
     metrics: int = 8888
+
+
+def free_ports(number: int = len(Ports._fields)) -> list[int]:
+    """Ports that nobody listens on at the moment."""
+    probes = [socket.create_server((HOST, 0)) for _ in range(number)]
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 class StackFailed(Exception):

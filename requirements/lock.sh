@@ -16,6 +16,8 @@ compile() {
 }
 
 compile 3.11 --upgrade --extra postgres --group dev --output-file requirements/development.txt pyproject.toml
+# What the image of the sink gets is what the tests ran with, without what only they need.
+compile 3.11 --extra postgres --constraint requirements/development.txt --output-file requirements/sink.txt pyproject.toml
 compile 3.11 --upgrade --prerelease allow --output-file requirements/peers.txt requirements/peers.in
 for version in 1.86.0 1.109.1 2.54.0 3.54.0; do
     echo "openai==$version" | compile 3.10 --upgrade --output-file "requirements/openai-$version.txt" -

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from collector_config import build
+from collector_config.stack import free_ports
 from telemetry.testing import ScriptedServer, ToolCall, Usage, calls, invalid_key
 from tests import images
 from tests.generations import ROOT
-from tests.test_stack import free_ports
 from tests.traced import COMMIT, Agent, Jaeger
 from tests.wrapped import eventually
 
@@ -174,3 +174,17 @@ def test_traces_and_events_outlive_a_restart(
         lambda: recorded.run in agent.ask("runs", "--json", "--journal", compose.journal), 60.0
     )
     assert shown
+
+
+def test_the_sink_gets_what_the_tests_ran_with() -> None:
+    """Its lock is a part of the one that the tests are installed from."""
+    tested, installed = (
+        {
+            line.split(" ")[0]
+            for line in (ROOT / "requirements" / name).read_text().splitlines()
+            if "==" in line
+        }
+        for name in ("development.txt", "sink.txt")
+    )
+    assert installed < tested
+    assert {"psycopg", "starlette", "sqlalchemy"} <= {pin.partition("==")[0] for pin in installed}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 from collections import Counter
@@ -21,7 +20,7 @@ import pytest
 
 from agent_shim import spool
 from collector_config import build
-from collector_config.stack import HERE, HOST, Ports, Stack
+from collector_config.stack import HERE, HOST, Ports, Stack, free_ports
 from telemetry.exporter import Exporter
 from telemetry.settings import Endpoint
 from telemetry.spans import SpanFold
@@ -158,7 +157,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     for name in ("collector", "jaeger"):
         binary(name)
     folder = tmp_path_factory.mktemp("stack")
-    running = Stack(folder, str(folder / "journal.db"), Ports(*free_ports(len(Ports._fields))))
+    running = Stack(folder, str(folder / "journal.db"), Ports(*free_ports()))
     try:
         running.start()
         yield running
@@ -176,15 +175,6 @@ def agent(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Agent:
 @pytest.fixture
 def jaeger(stack: Stack) -> Jaeger:
     return Jaeger(stack.jaeger)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on."""
-    probes = [socket.create_server((HOST, 0)) for _ in range(number)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def events(journal: Path | str, run: str) -> list[Any]:
