@@ -16,6 +16,7 @@ import argparse
 import http.client
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -212,7 +213,8 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         settings = Settings.load(os.environ, {"journal": options.journal})
-        stack = Stack(settings.home / "stack", settings.journal, page=options.page)
+        ports = Ports(*free_ports()) if options.free_ports else None
+        stack = Stack(settings.home / "stack", settings.journal, ports, options.page)
     except AgentTelemetryError as error:
         print(f"{error}\n  {error.hint or ''}".rstrip(), file=sys.stderr)
         return 2
@@ -237,17 +239,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="make stack", description="Collector, Jaeger and sink on this machine."
     )
     parser.add_argument("--journal", help="where the sink writes: as AGENT_TELEMETRY_JOURNAL")
+    parser.add_argument("--free-ports", action="store_true", help="listen on any ports, beside another stack")
     parser.add_argument("--page", type=Path, help="a build of Jaeger's page")
     return parser
 
 
 def _greeting(stack: Stack, journal: str | None) -> Iterator[str]:
-    option = f" --journal {without_password(journal)!r}" if journal else ""
+    usual = stack.ports == Ports()
+    options = "" if usual else f" --endpoint {stack.endpoint} --jaeger {stack.jaeger}"
+    options += f" --journal {shlex.quote(without_password(journal))}" if journal else ""
     yield f"endpoint  {stack.endpoint}"
     yield f"journal   {without_password(stack.journal)}"
     yield f"Jaeger    {stack.jaeger}"
     yield f"logs      {stack.folder}"
-    yield f'In another shell: eval "$(agent-telemetry env{option})"'
+    yield f'In another shell: eval "$(agent-telemetry env{options})"'
     yield "Ctrl-C stops all."
 
 

@@ -161,9 +161,9 @@ def cost(agent: Agent, journal: str) -> list[dict[str, str]]:
 def test_traces_and_events_outlive_a_restart(
     compose: Compose, server: ScriptedServer, tmp_path: Path
 ) -> None:
-    """Collector, Jaeger and sink stopped and started again, while a run is recorded."""
+    """Jaeger, sink and PostgreSQL away while a run is recorded, then the collector killed, then all back."""
     agent = Agent(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{compose.ports['OTLP_HTTP_PORT']}")
-    compose("stop", "--timeout", "20", "jaeger", "sink")
+    compose("stop", "--timeout", "20", "sink", "postgres", "jaeger")
     recorded = agent.run(server, invalid_key())
     eventually(lambda: agent.is_delivered(recorded.run), 60.0)
     compose("kill", "otel-collector")

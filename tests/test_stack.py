@@ -9,8 +9,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import sqlite3
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +37,9 @@ from telemetry.testing import (
     invalid_key,
     rate_limited,
 )
+from tests.generations import ROOT
 from tests.traced import COMMIT, ERROR, REPOSITORY, Agent, Jaeger, Recorded, Span
-from tests.wrapped import eventually
+from tests.wrapped import eventually, is_alive
 
 pytestmark = pytest.mark.xdist_group("stack")  # one process starts it, once
 
@@ -344,6 +347,10 @@ def test_a_collector_that_is_killed_under_load_loses_nothing(
     server.ledger.wait(16)
     stack.start("collector")
     recorded = agent.finish(running)
+    billed = server.ledger.total()
+    root = next(span for span in in_both(stack, agent, jaeger, recorded) if not span.parent)
+    assert root.attributes["gen_ai.usage.input_tokens"] == billed.input == 24_010
+    assert root.attributes["gen_ai.usage.output_tokens"] == billed.output == 1_205
     assert counted(in_both(stack, agent, jaeger, recorded)) == {
         "invoke_agent": 1,
         "chat": 25,
@@ -395,6 +402,69 @@ def _duplicates(stack: Stack) -> int:
     received = json.loads(connection.getresponse().read())["received"]
     connection.close()
     return int(received.get("duplicates", 0))
+
+
+# --- make stack ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreground(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """What `make stack` runs, once it says that all is there."""
+    for name in ("collector", "jaeger"):
+        binary(name)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "collector_config.stack", "--free-ports"],
+        cwd=ROOT,
+        env={**os.environ, "AGENT_TELEMETRY_HOME": str(tmp_path / "home")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def greeting(process: subprocess.Popen[str]) -> dict[str, str]:
+    """What it says of itself, by the first word."""
+    assert process.stdout is not None
+    said = {}
+    for line in process.stdout:
+        if line.startswith("Ctrl-C"):
+            break
+        name, _, value = line.partition(" ")
+        said[name] = value.strip()
+    return said
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_stack_says_where_it_is_and_ctrl_c_stops_all_of_it(
+    foreground: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    said = greeting(foreground)
+    assert said["journal"] == str(tmp_path / "home" / "journal.db")
+    assert Jaeger(said["Jaeger"]).services() == []
+    assert f"--endpoint {said['endpoint']}" in said["In"]
+    started = children(foreground.pid)
+    assert len(started) == 3
+    foreground.send_signal(signal.SIGINT)
+    assert foreground.wait(60) == 0
+    assert not [pid for pid in started if is_alive(pid)]
+
+
+def test_a_program_that_ends_by_itself_ends_the_stack_with_its_last_words(
+    foreground: subprocess.Popen[str],
+) -> None:
+    greeting(foreground)
+    started = children(foreground.pid)
+    os.kill(started[-1], signal.SIGTERM)
+    _, stderr = foreground.communicate(timeout=60)
+    assert foreground.returncode == 1
+    assert "collector ended:" in stderr and "Shutdown complete" in stderr
+    assert not [pid for pid in started if is_alive(pid)]
 
 
 def test_everything_listens_on_the_loopback_alone(stack: Stack) -> None:
