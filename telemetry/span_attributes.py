@@ -7,6 +7,7 @@ end. Values of a wrong type are left out; texts are cut, since the event holds t
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ MAX_TEXT = 4096
 """Characters of a text attribute or of a status message."""
 
 INTERRUPTED = "interrupted"
+
+_SSH_REMOTE = re.compile(r"(?:ssh://)?[^@/]+@(?P<host>[^:/]+)(?::\d+/|[:/])(?P<path>.+)")
 
 # Surface → operation of the conventions; any other surface is an operation of that name.
 _OPERATIONS = {"chat.completions": "chat", "responses": "chat", "completions": "text_completion"}
@@ -312,9 +315,16 @@ def _run(begin: Data, end: Data, totals: Data, usage: list[Data]) -> Iterator[tu
 
 def _repository(repository: str | None) -> Iterator[tuple[str, Value | None]]:
     if repository and ("://" in repository or "@" in repository):
-        yield attr.VCS_REPOSITORY_URL_FULL, repository
+        yield attr.VCS_REPOSITORY_URL_FULL, web_address(repository)
     elif repository:
         yield attr.VCS_REPOSITORY_NAME, posixpath.basename(repository.rstrip("/"))
+
+
+def web_address(remote: str) -> str:
+    """The page of a remote, as the conventions want its URL: over HTTP, without ``.git``."""
+    address = remote.rstrip("/").removesuffix(".git")
+    over_ssh = _SSH_REMOTE.fullmatch(address)
+    return f"https://{over_ssh['host']}/{over_ssh['path']}" if over_ssh else address
 
 
 def _sum(usage: list[Data], column: str) -> int | None:

@@ -391,3 +391,24 @@ def test_no_text_and_no_time_can_destroy_the_batch_that_a_span_is_sent_in(tmp_pa
     for text in (span.name, span.error or "", *map(str, span.attributes.values())):
         assert text.encode().decode() == text
         assert len(text) <= MAX_TEXT
+
+
+@pytest.mark.parametrize(
+    ("remote", "page"),
+    [
+        ("https://git.example.org/team/tool.git", "https://git.example.org/team/tool"),
+        ("https://git.example.org:8443/tool/", "https://git.example.org:8443/tool"),
+        ("git@git.example.org:team/tool.git", "https://git.example.org/team/tool"),
+        ("ssh://git@git.example.org:2222/team/tool.git", "https://git.example.org/team/tool"),
+        ("file:///srv/tool.git", "file:///srv/tool"),
+    ],
+)
+def test_the_root_has_the_repositorys_page_so_that_viewers_can_link_its_commit(
+    tmp_path: Path, remote: str, page: str
+) -> None:
+    recording = Recording(tmp_path)
+    wrapper = recording.process("wrapper")
+    wrapper.append(events.RunStarted(way="run", repository=remote))
+    wrapper.seal()
+    (root,) = fold(recording.events())
+    assert root.attributes[attr.VCS_REPOSITORY_URL_FULL] == page
