@@ -141,7 +141,9 @@ def _not_trivial(evidence: Evidence) -> _Found:
     real = [str(file.get("path")) for file in patch.files if not file.get("only")]
     if real:
         return PASS, f"more than whitespace and comments changed in {_listed(real)}", _of(patch)
-    if patch.empty or patch.is_listed:
+    if patch.empty:
+        return UNKNOWN, "there is no patch", _of(patch)
+    if patch.is_listed:
         return FAIL, "nothing but whitespace, comments or scratch files was changed", _of(patch)
     return UNKNOWN, "not every changed file is listed", _of(patch)
 
@@ -151,7 +153,7 @@ def _applies(evidence: Evidence) -> _Found:
     if patch is None or patch.empty is None:
         return UNKNOWN, f"the patch is not known: {_why_unknown(patch)}", _of(patch)
     if patch.empty:
-        return FAIL, "there is no patch to apply", _of(patch)
+        return UNKNOWN, "there is no patch to apply", _of(patch)
     applies = patch.data.get("applies")
     if applies is None:
         return UNKNOWN, patch.data.get("applies_reason") or "nobody tried to apply the patch", _of(patch)
@@ -203,6 +205,8 @@ def empty_cause(evidence: Evidence) -> str:
     cause, dropped = evidence.empty, faults.never_executed(evidence.tools)
     if dropped and (cause is None or cause.name == "never edited"):
         return f"an edit may have been asked for: {dropped[-1].reason}"  # a shell command may have been one
+    if cause and cause.name == "never edited" and evidence.tools:
+        return f"nothing that its {_count(len(evidence.tools), 'tool call')} did was left at the end"
     return cause.message if cause else "the cause is not in the record"
 
 

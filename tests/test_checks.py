@@ -202,7 +202,7 @@ def never_edited(run: Told) -> Told:
         ),
         (scratch, "only files that are no part of a patch changed: .bench_scratch/a.py (scratch)"),
         (killed, "the agent was ended before it had edited: not done after 5 s; ended by SIGTERM"),
-        (never_edited, "no edit among 1 tool call"),
+        (never_edited, "nothing that its 1 tool call did was left at the end"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

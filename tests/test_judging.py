@@ -133,7 +133,7 @@ def test_claimed_and_verified_stand_side_by_side(home: Path) -> None:
     assert (last["status"], last["claimed_success"], last["verdict"]) == ("exit 0", True, "fail")
     assert (first["status"], first["claimed_success"], first["verdict"]) == ("exit 0", True, "pass")
     shown = answer("show", "00000002")
-    assert shown["verdicts"][0]["empty_cause"] == "no edit among 1 tool call"
+    assert shown["verdicts"][0]["empty_cause"] == "nothing that its 1 tool call did was left at the end"
     assert {check["name"] for check in shown["checks"]} >= {"exit-0", "patch-not-empty"}
 
 
