@@ -149,7 +149,7 @@ class Findings:
                 continue
             if self.keep and isinstance(message.get("content"), str):
                 self.content.append(message["content"])
-            for place, call in enumerate(message.get("tool_calls") or ()):
+            for place, call in enumerate(_items(message.get("tool_calls"))):
                 if isinstance(call, dict):
                     self._read_tool_call(index, place, call)
 
@@ -177,7 +177,7 @@ class Findings:
                 "arguments": _text(item.get("arguments") or item.get("input")) or "",
             }
         elif self.keep and item.get("type") == "message":
-            for part in item.get("content") or ():
+            for part in _items(item.get("content")):
                 if isinstance(part, dict) and isinstance(part.get("text"), str):
                     self.content.append(part["text"])
 
@@ -207,6 +207,10 @@ class Findings:
         """Keep which tool calls this response requested, for a request that refers to it by id."""
         if self.id:
             requested.remember(self.id, tuple(slot["id"] for slot in self.tools.values()))
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str | None:
