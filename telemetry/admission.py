@@ -85,7 +85,8 @@ def _solved(known: Identity, before: Line, rule: Policy) -> AttemptRefused:
 def _exhausted(known: Identity, used: int, limit: int) -> AttemptRefused | None:
     if used < limit:
         return None
-    told = f"commit {_short(known)} has had {used} of {limit} attempts"
+    times = "attempt" if limit == 1 else f"{limit} attempts"
+    told = f"commit {_short(known)} has had its {times}"
     return AttemptRefused(reason="exhausted", message=told, limit=limit, used=used)
 
 
@@ -98,7 +99,7 @@ def _reserved(
 ) -> AttemptReserved | AttemptRefused:
     names = (known.repository, known.commit, known.agent, known.model_declared)
     number = reserve(settings.journal, run_id, *names, environ=environ)
-    refused = _exhausted(known, number - 1, limit)
+    refused = _exhausted(known, min(number - 1, limit), limit)  # others that are refused have numbers too
     if refused is None:
         return AttemptReserved(number=number, limit=limit)
     if not is_remote(settings.journal):

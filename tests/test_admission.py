@@ -1,0 +1,93 @@
+"""Attempts are counted before the agent starts, and the one too many is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from telemetry.journal import Journal
+from tests.journals import filled
+from tests.judged_runs import COMMIT, REPOSITORY, solved
+
+CLI = [sys.executable, "-m", "telemetry.cli"]
+IDENTITY = ["--repo", REPOSITORY, "--commit", COMMIT]
+
+
+def start(*options: str, code: int = 0, agent: str = "") -> subprocess.Popen[str]:
+    """A run of an agent called `trae` that leaves a mark and ends with `code`."""
+    words = ["run", *IDENTITY, *options, "--", agent or "./trae", str(code)]
+    return subprocess.Popen([*CLI, *words], stdout=-1, stderr=-1, text=True)
+
+
+def run(*options: str, **agent: Any) -> tuple[int, str]:
+    process = start(*options, **agent)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+@pytest.fixture(autouse=True)
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in a folder that is no repository."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "trae").write_text('#!/bin/sh\necho ran >> ran\nexit "$1"\n')
+    (folder / "trae").chmod(0o700)
+    monkeypatch.chdir(folder)
+
+
+def ran() -> int:
+    return len(Path("ran").read_text().splitlines()) if Path("ran").exists() else 0
+
+
+def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
+    subprocess.run([*CLI, "runs"], check=True, capture_output=True)
+    with Journal.open(home / "journal.db") as journal, journal.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+def test_of_runs_at_the_same_time_no_more_start_than_the_limit_says(data_home: Path) -> None:
+    processes = [start("--max-attempts", "2", code=3) for _ in range(5)]
+    told = [process.communicate(timeout=100)[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [3, 3, 75, 75, 75]
+    assert ran() == 2
+    assert sum("has had its 2 attempts" in err for err in told) == 3
+    assert rows(data_home, "SELECT attempt FROM run WHERE outcome = 'exited' ORDER BY 1") == [(1,), (2,)]
+    assert rows(data_home, "SELECT count(*) FROM event WHERE name = 'attempt.refused'") == [(3,)]
+    refused = "SELECT DISTINCT outcome, error_type, attempt, capture FROM run WHERE outcome = 'refused'"
+    assert rows(data_home, refused) == [("refused", "AttemptExhausted", None, "captured")]
+    code, _ = run("--max-attempts", "3", code=4)
+    assert code == 4, "what was refused took no number away"
+    assert rows(data_home, "SELECT max(attempt), max(number) FROM run, attempt") == [(3, 3)]
+
+
+def test_a_solved_commit_is_not_tried_again_unless_asked(data_home: Path) -> None:
+    data_home.mkdir()
+    filled(data_home / "journal.db", solved(1)).close()
+    code, err = run("--max-attempts", "3")
+    assert (code, ran()) == (75, 0)
+    assert f"commit {COMMIT[:12]} is solved by run 00000001 (policy default); --again tries it" in err
+    (event,) = rows(data_home, "SELECT body FROM event WHERE name = 'attempt.refused'")
+    refusal = json.loads(event[0])["data"]
+    assert (refusal["reason"], refusal["policy"], refusal["used"]) == ("solved", "default", 1)
+    assert refusal["solved_by"].endswith("00000001")
+    assert run("--max-attempts", "3", "--again", code=5)[0] == 5
+    assert rows(data_home, "SELECT attempt FROM run WHERE exit_code = 5") == [(1,)]
+
+
+def test_runs_that_were_not_numbered_count_as_well(data_home: Path) -> None:
+    assert run(code=3)[0] == 3
+    assert run("--max-attempts", "1", code=3)[0] == 75
+    assert ran() == 1
+
+
+def test_without_a_journal_nothing_can_be_counted_and_nothing_starts(data_home: Path) -> None:
+    place = "postgresql://u@127.0.0.1:1/x?connect_timeout=1"
+    code, err = run("--journal", place, "--max-attempts", "3")
+    assert (code, ran()) == (75, 0)
+    assert "without the journal attempts cannot be counted" in err
