@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from telemetry.identity import Git
+from telemetry.identity import GIT_LIMIT_S, Git
 from telemetry.objects import GITLINK, LINK, Entry, Repository, Until, check
 
 Signature = tuple[int, ...]
@@ -18,8 +18,12 @@ Signature = tuple[int, ...]
 _RACY_NS = 100_000_000
 """A file that changed this shortly before it was read may change again and show the same times."""
 _STEP = 128
+_CHUNK = 1 << 20
 _DOT_GIT = re.compile(rb"(?i)(?:\.git|git~1)[ .]*(?::.*)?")
 """What git takes for ``.git`` on some system, and refuses in a tree."""
+
+_ODD = re.compile(rb"(?i)\.git|git~1|//|^/|/$|(?:^|/)\.\.?(?:/|$)")
+"""What a path has that may be refused; few have it."""
 
 
 class Limits(NamedTuple):
@@ -170,24 +174,35 @@ class Scan:
             return None
 
     def _content(self, path: bytes, limit: int) -> bytes | None:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            with open(os.open(self._at(path), flags), "rb") as file:  # noqa: PTH123 - a descriptor
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-                    return None
-                content = file.read(limit + 1)
+            descriptor = os.open(self._at(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None  # it may not be read, or is gone
-        return content if len(content) <= limit else None
+        try:
+            return _read(descriptor, limit)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
 
     def _submodule(self, path: bytes, known: Entry, environ: Mapping[str, str]) -> Entry:
         """The commit that a submodule stands at; as the index has it where it is not checked out."""
         if self.status(path + b"/.git") is None:
             return known
-        left = max(self._until() - time.monotonic(), 0.0)
+        left = min(max(self._until() - time.monotonic(), 0.0), GIT_LIMIT_S)
         head = Git(os.fsdecode(self._at(path)), environ, limit_s=left).head()
         return Entry(GITLINK, head) if head and len(head) == len(known.id) else known
+
+
+def _read(descriptor: int, limit: int) -> bytes | None:
+    """The content of a file; ``None`` when it is no file, or longer."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+        return None
+    content = os.read(descriptor, status.st_size + 1)
+    while len(content) <= limit and (more := os.read(descriptor, _CHUNK)):
+        content += more
+    return content if len(content) <= limit else None
 
 
 def signature_of(status: os.stat_result) -> Signature:
@@ -202,6 +217,8 @@ def size_of(signature: Signature) -> int:
 
 def is_refused(path: bytes) -> bool:
     """Whether git refuses such a path in a tree."""
+    if not _ODD.search(path):
+        return False
     if any(part in (b"", b".", b"..") for part in path.split(b"/")):
         return True
     return any(_DOT_GIT.fullmatch(part) for part in re.split(rb"[/\\]", path))

@@ -299,6 +299,7 @@ def _run(begin: Data, end: Data, totals: Data, usage: list[Data]) -> Iterator[tu
     yield attr.TOTAL_FAILED_REQUESTS, small(totals.get("failed_requests"))
     yield attr.TOTAL_TOOL_CALLS, small(totals.get("tool_calls"))
     yield attr.TOTAL_FAILED_TOOL_CALLS, small(totals.get("failed_tool_calls"))
+    yield from _patch(mapping(totals.get("patch")))
     yield attr.COMPLETE, flag(totals.get("complete"))
     yield attr.OUTCOME, text(end.get("outcome"))
     yield attr.PROCESS_EXIT_CODE, small(end.get("exit_code"))
@@ -311,6 +312,14 @@ def _run(begin: Data, end: Data, totals: Data, usage: list[Data]) -> Iterator[tu
     yield attr.VCS_REF_BASE_REVISION, text(begin.get("base_commit"))
     yield attr.PROCESS_WORKING_DIRECTORY, text(begin.get("cwd"))
     yield attr.HOST_NAME, text(begin.get("host"))
+
+
+def _patch(row: Data) -> Iterator[tuple[str, Value | None]]:
+    yield attr.PATCH_BYTES, number(row.get("bytes"))
+    yield attr.PATCH_FILES, number(row.get("file_count"))
+    yield attr.PATCH_ADDED, number(row.get("added"))
+    yield attr.PATCH_REMOVED, number(row.get("removed"))
+    yield attr.PATCH_REASON, text(row.get("reason"))
 
 
 def _repository(repository: str | None) -> Iterator[tuple[str, Value | None]]:

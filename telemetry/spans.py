@@ -255,9 +255,12 @@ class SpanFold:
         self._root_is_made = True
         last = end or self._producer(begin["producer"]).last or begin
         upserts = self._totals.changed().upserts
-        totals = _dicts("run", upserts)
+        totals, patch = _dicts("run", upserts), _dicts("patch", upserts)
         face = span_attributes.run(
-            begin["data"], end["data"] if end else None, totals[0] if totals else {}, _dicts("usage", upserts)
+            begin["data"],
+            end["data"] if end else None,
+            (totals[0] if totals else {}) | ({"patch": patch[0]} if patch else {}),
+            _dicts("usage", upserts),
         )
         yield begin, self._made(begin, end["data"] if end else None, last, face, ())
 

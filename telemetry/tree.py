@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from telemetry import ignores
-from telemetry.identity import Git
+from telemetry.identity import GIT_LIMIT_S, Git
 from telemetry.objects import FORMATS, Entry, Repository, TreeUnknown, Until
 from telemetry.scan import Found, Limits, Scan, Signature, Tracked, is_refused, signature_of
 from telemetry.settings import worktree_of
@@ -147,7 +147,8 @@ class Worktree:
     # --- what there is -----------------------------------------------------------------------------
 
     def _head(self) -> tuple[str | None, str | None]:
-        git = Git(self.top, self._environ, limit_s=max(self._until() - time.monotonic(), 0.0))
+        left = min(max(self._until() - time.monotonic(), 0.0), GIT_LIMIT_S)
+        git = Git(self.top, self._environ, limit_s=left)
         return git.head(), git.branch()
 
     def _lend_again(self) -> None:

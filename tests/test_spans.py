@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent_shim import events
 from agent_shim.errors import EventError
 from telemetry.span_attributes import MAX_ATTRIBUTES, MAX_TEXT
 from telemetry.spans import Span, SpanFold
+from tests.journals import Told
 from tests.recordings import RUN, START_NS, STEP_NS, Recording, chat, example_run
 
 
@@ -139,6 +141,24 @@ ROOT_TOTALS = {
     attr.PROCESS_EXIT_CODE: 0,
     attr.ATTEMPT: 2,
 }
+
+
+@pytest.mark.parametrize(
+    ("captured", "expected"),
+    [
+        (
+            {"bytes": 245, "file_count": 1, "added": 3, "removed": 2},
+            {attr.PATCH_BYTES: 245, attr.PATCH_FILES: 1, attr.PATCH_ADDED: 3, attr.PATCH_REMOVED: 2},
+        ),
+        ({"reason": "git is not installed"}, {attr.PATCH_REASON: "git is not installed"}),
+    ],
+)
+def test_the_root_says_what_the_run_changed(captured: dict[str, Any], expected: dict[str, Any]) -> None:
+    told = Told(1).start()
+    told.tell("patch.captured", told.wrapper, **captured)
+    root = fold([json.loads(body) for body in told.finish().bodies])[-1]
+    names = (attr.PATCH_BYTES, attr.PATCH_FILES, attr.PATCH_ADDED, attr.PATCH_REMOVED, attr.PATCH_REASON)
+    assert {name: root.attributes[name] for name in names if name in root.attributes} == expected
 
 
 def test_a_duration_is_a_difference_of_the_monotonic_clock(tmp_path: Path) -> None:

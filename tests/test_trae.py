@@ -5,6 +5,7 @@ Skipped unless ``TRAE_PYTHON`` and ``TRAE_PATH`` are set; `tests.trae_runs` says
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -64,13 +65,14 @@ def execute(scenario: Scenario, way: tuple[str, ...], folder: Path, home: Path) 
     return Ended(run, server.ledger, done.returncode, done.stdout + done.stderr)
 
 
-def expect_trae_behaved(scenario: Scenario, ended: Ended) -> None:
-    """What TRAE did is what the scenario says that it does."""
+def expect_trae_behaved(scenario: Scenario, ended: Ended, *, filled: bool = False) -> None:
+    """What TRAE did is what the scenario says that it does; with `filled`, the patch file is ours."""
     assert tuple(request.status for request in ended.ledger.requests) == scenario.statuses, ended.output
     assert ended.code == scenario.exit_code, ended.output
     run = ended.run
     assert bool(run.change) == scenario.tree_changed
-    assert (run.patch.read_text() != "" if run.patch.exists() else None) == scenario.patch_written
+    written = run.patch.read_text() != "" if run.patch.exists() else None
+    assert written == (scenario.tree_changed if filled else scenario.patch_written)
     assert run.written["success"] == scenario.claims_success
     assert run.recorded[:2] == (scenario.recorded or ended.ledger.total(MODEL))[:2]
 
@@ -116,11 +118,12 @@ def test_the_journal_agrees_with_the_ledger(
 ) -> None:
     """Tokens, requests, statuses and tool calls; and TRAE behaves as it does when it is bare."""
     ended = execute(scenario, way, tmp_path, data_home)
-    expect_trae_behaved(scenario, ended)
+    expect_trae_behaved(scenario, ended, filled=way == STAND_IN)
     deliver(data_home)
     expect_tokens(data_home, ended.ledger)
     expect_requests(data_home, ended.ledger)
     expect_tool_calls(data_home, ended.ledger, scenario.executed)
+    expect_patch(data_home, ended, scenario)
     run = run_row(data_home)
     assert (run["state"], run["outcome"], run["exit_code"]) == ("finished", "exited", scenario.exit_code)
     assert (run["capture"], run["complete"]) == ("captured", 1), run["incomplete_reason"]
@@ -162,6 +165,21 @@ def expect_tool_calls(home: Path, ledger: Ledger, executed: int) -> None:
     assert len(run_to_their_end) == executed
     assert {output.call_id for output in ledger.tool_outputs} <= run_to_their_end
     assert {ended for _, _, ended in calls} <= {"completed", "never executed"}
+
+
+def expect_patch(home: Path, ended: Ended, scenario: Scenario) -> None:
+    """The patch is what the tree says, whatever the agent's own file has, and what the agent claims is told."""
+    ((size, applies, agents), (success, interactions)) = (
+        *rows(home, "SELECT bytes, applies, agent_patches FROM patch"),
+        *rows(home, "SELECT success, interactions FROM trajectory"),
+    )
+    assert (size > 0, applies) == (scenario.tree_changed, 1 if scenario.tree_changed else None)
+    (own,) = json.loads(agents)
+    assert (own["bytes"] > 0 if "bytes" in own else None) == scenario.patch_written
+    if scenario.patch_written:
+        assert own["same"]
+    claimed = None if scenario.claims_success is None else int(scenario.claims_success)
+    assert (success, interactions) == (claimed, len(ended.run.written["llm_interactions"]))
 
 
 def test_the_summarisers_calls_are_told_apart(tmp_path: Path, data_home: Path) -> None:
