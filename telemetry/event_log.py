@@ -156,6 +156,16 @@ class EventLog:
         for producer, seq, body in connection.execute(query, execution_options={"yield_per": 1000}):
             yield producer, seq, from_json(body, cache_strings="keys")
 
+    def replay_part(
+        self, connection: Connection, producer: str, first: int, last: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The stored events of a producer with these numbers."""
+        query = select(_EVENT.c.seq, _EVENT.c.body).where(
+            _EVENT.c.producer == producer, _EVENT.c.seq.between(first, last)
+        )
+        for seq, body in connection.execute(query, execution_options={"yield_per": 1000}):
+            yield seq, from_json(body, cache_strings="keys")
+
     def runs(self, connection: Connection) -> list[str]:
         """The runs that have events."""
         return list(connection.scalars(select(_EVENT.c.run_id).distinct().order_by(_EVENT.c.run_id)))

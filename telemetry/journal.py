@@ -182,12 +182,26 @@ class Journal:
     def _fold(self, connection: Connection, run_id: str, events: int) -> RunFold:
         """The run as it is stored: `events` of them; another process may have added some."""
         fold = self._folds.get(run_id)
+        if fold is not None and fold.events < events:
+            self._catch_up(connection, fold)
         if fold is None or fold.events != events:
             fold = self._replayed(connection, run_id) if events else RunFold(run_id)
             fold.changed()  # these rows are there; from here on it gives what differs from them
             self._folds[run_id] = fold
         self._folds.move_to_end(run_id)
         return fold
+
+    def _catch_up(self, connection: Connection, fold: RunFold) -> None:
+        """Add the events that another process stored since; their rows are there."""
+        for producer, ranges in self._log.held(connection, fold.run_id).items():
+            lacking = [
+                seq for low, high in ranges for seq in range(low, high + 1) if not fold.holds(producer, seq)
+            ]
+            if lacking:
+                for seq, event in self._log.replay_part(connection, producer, lacking[0], lacking[-1]):
+                    if not fold.holds(producer, seq):
+                        fold.add(producer, seq, event)
+        fold.changed()
 
     def _replayed(self, connection: Connection, run_id: str) -> RunFold:
         fold = RunFold(run_id)

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,13 +55,20 @@ class Postgres(NamedTuple):
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server, or the reason why there is none."""
+    with started() as server:
+        if server is None:
+            pytest.skip("no PostgreSQL: initdb is not installed and AGENT_TELEMETRY_TEST_POSTGRES is not set")
+        yield server
+
+
+@contextmanager
+def started() -> Iterator[Postgres | None]:
+    """A PostgreSQL server, for tests and for benchmarks; ``None`` where there is none."""
     given = os.environ.get("AGENT_TELEMETRY_TEST_POSTGRES")
-    if given:
-        yield Postgres(given)
-        return
     binaries = _binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL: initdb is not installed and AGENT_TELEMETRY_TEST_POSTGRES is not set")
+    if given or binaries is None:
+        yield Postgres(given) if given else None
+        return
     # Not below pytest's own folder: every session that starts makes that one private again, and the
     # server's user is another one when the tests run as root.
     with tempfile.TemporaryDirectory(prefix="journal-test-") as folder, _Server(binaries, folder) as server:
