@@ -75,9 +75,13 @@ def main() -> None:
     help="Assert a parameter of the requests; judge checks it. May be given again.",
 )  # fmt: skip
 @click.option(
-    "--claims", "claims_file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+    "--claims",
+    "claims_file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
     help="Such assertions, one NAME=VALUE a line.",
-)  # fmt: skip
+)
+@click.option("--strict-claims", is_flag=True, help="End the run at the first request that refutes a claim.")
 @click.option(
     "--timeout",
     metavar="SECONDS",
@@ -108,6 +112,7 @@ def run(
     policy: str,
     claims: tuple[str, ...],
     claims_file: str | None,
+    strict_claims: bool,
     timeout: float | None,
     cwd: str | None,
     pipeline_files: str | None,
@@ -129,6 +134,7 @@ def run(
         tags=_tags(tags),
         attempt=attempt,
         claims=_claims(claims, claims_file),
+        strict_claims=strict_claims,
         admit=_admission(settings, max_attempts, None if again else policy),
         pipeline_files=str(Path(pipeline_files).absolute()) if pipeline_files else None,
     )

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import agent_shim
 from agent_shim import spool
@@ -45,6 +45,9 @@ from telemetry.relay import Streams, TerminalMode
 from telemetry.settings import VERSION, Settings, without_password
 from telemetry.spooled import Run
 from telemetry.supervision import Signals, Supervision
+
+if TYPE_CHECKING:
+    from telemetry.claim_watch import ClaimWatch
 
 SHIM = Path(str(agent_shim.__file__)).parent
 DRAIN_S = 2.0
@@ -77,6 +80,8 @@ class RunRequest(NamedTuple):
     tags: Mapping[str, str] | None = None
     attempt: int | None = None
     claims: tuple[ClaimMade, ...] = ()
+    strict_claims: bool = False
+    """End the run at the first request that refutes one."""
     admit: Callable[[str, Identity], AttemptReserved | AttemptRefused] | None = None
     """Says whether the run with this id may start; asked before anything is recorded. Never raises."""
     pipeline_files: str | None = None
@@ -288,6 +293,7 @@ class Recording:
         mode = TerminalMode()
         deliverer = handover.start(self._settings, self._environ) if self._begin else None
         others = before | {deliverer} if deliverer else before
+        claims = self._watch_claims()
         ending = Supervision(
             pid,
             signals,
@@ -297,10 +303,30 @@ class Recording:
             others=others,
         ).run()
         leftover = descendants.end(others, group=pid if own_group else None)
+        if claims:
+            claims.stop()
         drained = streams.finish(DRAIN_S if signals.ending_at is None else DRAIN_S / 4) if streams else True
         mode.restore()
         finished, code = self._finished(ending, streams, leftover, drained)
         return self._finish(finished, code, signals)
+
+    def _watch_claims(self) -> ClaimWatch | None:
+        """Hold the claims against each request as it is sent."""
+        request = self._request
+        if not request.claims or not self._begin:
+            return None
+        from telemetry.claim_watch import ClaimWatch  # most runs claim nothing
+
+        watch = ClaimWatch(
+            self._spool.folder,
+            self._spool.producer,
+            request.claims,
+            lambda event: self._spool.append(event, parent=self._begin),
+            say,
+            strict=request.strict_claims,
+        )
+        watch.start()
+        return watch
 
     # --- its end -----------------------------------------------------------------------------------
 
