@@ -6,7 +6,8 @@ only. A response is counted once: create and polls of a background response, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from agent_shim.events import event_id
@@ -25,15 +26,14 @@ Event = dict[str, Any]
 class Pair:
     """A begin event and its end, as far as they have come."""
 
-    __slots__ = ("began", "began_mono", "ended", "ended_mono", "id", "row")
+    began: Key | None = None
+    ended: Key | None = None
+    began_mono = 0
+    ended_mono = 0
 
     def __init__(self, identity: str, row: Row) -> None:
         self.id = identity
         self.row = row
-        self.began: Key | None = None
-        self.ended: Key | None = None
-        self.began_mono = 0
-        self.ended_mono = 0
 
     @property
     def key(self) -> Key:
@@ -66,18 +66,18 @@ class Pair:
 class Call(Pair):
     """An LLM call, or a turn of the agent."""
 
-    __slots__ = ("api_ns", "method", "missing", "parent", "share", "tool_calls", "usage")
-
-    def __init__(self, identity: str, row: Row) -> None:
-        super().__init__(identity, row)
-        self.parent: str | None = None
-        self.method: str | None = None
-        """A POST makes a response, a GET fetches one."""
-        self.usage: dict[str, Any] = {}
-        self.missing: str | None = None
-        self.api_ns: int | None = None
-        self.tool_calls: list[dict[str, Any]] = []
-        self.share: Share | None = None
+    parent: str | None = None
+    method: str | None = None
+    """A POST makes a response, a GET fetches one."""
+    usage: Mapping[str, Any] = MappingProxyType({})
+    """As it came."""
+    read: Usage | None = None
+    """What `usage` says, once that was asked."""
+    missing: str | None = None
+    api_ns: int | None = None
+    tool_calls: Sequence[dict[str, Any]] = ()
+    share: Share | None = None
+    """What it stands for in the rollup."""
 
 
 class Settled(NamedTuple):
@@ -106,6 +106,9 @@ class Calls:
         self._requests: dict[str, Pair] = {}
         self._inside: dict[str, list[Call]] = {}
         self._responses: dict[str, list[Call]] = {}
+        self._counted: dict[str, tuple[Call, str | None, Mapping[str, Any]]] = {}
+        """Response → the call under which it is counted, and what others compare with."""
+        self._changed_responses: set[str] = set()
         self._open: dict[str, Pair] = {}
         self._changed_calls: dict[str, Call] = {}
         self._changed_turns: dict[str, Call] = {}
@@ -128,22 +131,24 @@ class Calls:
             self._inside.setdefault(call.parent, []).append(call)
             if call.parent in self._turns:
                 self._changed_turns[call.parent] = self._turns[call.parent]
-        if response := call.row["response_id"]:
-            self._touch_response(response)  # its end came first; which call counts may change
-        self._watch(call)
+        call.read = None
+        if call.ended is None:
+            self._open[call.id] = call
+        elif response := call.row["response_id"]:
+            self._changed_responses.add(response)  # it is known only now when it began
         return call
 
     def call_finished(self, key: Key, event: Event) -> Call | None:
         """``llm.call.finished``: the call, unless an earlier end of it counts."""
         call = self._call(begin_of(key, event))
-        if call.ended:
-            self._leave_response(call)
+        before = call.row["response_id"]
         if not call.end(key, event):
-            self._join_response(call)
             return None
         self._finish(call, event["data"])
         rows.call_finished(call.row, event["data"])
-        self._join_response(call)
+        now = call.row["response_id"]
+        if before != now:
+            self._move(call, before, now)
         return call
 
     def turn_started(self, key: Key, event: Event) -> Call:
@@ -152,7 +157,8 @@ class Calls:
         turn.begin(key, event)
         turn.row["started_at"] = at(key[0])
         rows.turn_started(turn.row, event["data"])
-        self._watch(turn)
+        if turn.ended is None:
+            self._open[turn.id] = turn
         return turn
 
     def turn_finished(self, key: Key, event: Event) -> Call | None:
@@ -171,7 +177,8 @@ class Calls:
         request.row["call_id"] = text(event.get("parent"))
         request.row["started_at"] = at(key[0])
         rows.request_started(request.row, event["data"])
-        self._watch(request)
+        if request.ended is None:
+            self._open[request.id] = request
 
     def request_finished(self, key: Key, event: Event) -> None:
         """``llm.request.finished``."""
@@ -191,7 +198,8 @@ class Calls:
     def _call(self, identity: str) -> Call:
         call = self._calls.get(identity)
         if call is None:
-            row = CALL | {"run_id": self._run_id, "call_id": identity, "source": "wire"}
+            row = CALL.copy()
+            row["run_id"], row["call_id"], row["source"] = self._run_id, identity, "wire"
             call = self._calls[identity] = Call(identity, row)
         self._changed_calls[identity] = call
         return call
@@ -199,12 +207,9 @@ class Calls:
     def _turn(self, identity: str) -> Call:
         turn = self._turns.get(identity)
         if turn is None:
-            row = CALL | {
-                "run_id": self._run_id,
-                "call_id": identity,
-                "turn_id": identity,
-                "source": "agent",
-            }
+            row = CALL.copy()
+            row["run_id"], row["call_id"], row["turn_id"] = self._run_id, identity, identity
+            row["source"] = "agent"
             turn = self._turns[identity] = Call(identity, row)
             for call in self._inside.get(identity, ()):
                 self._changed_calls[call.id] = call
@@ -214,14 +219,11 @@ class Calls:
     def _request(self, identity: str) -> Pair:
         request = self._requests.get(identity)
         if request is None:
-            row = REQUEST | {"run_id": self._run_id, "request_id": identity}
+            row = REQUEST.copy()
+            row["run_id"], row["request_id"] = self._run_id, identity
             request = self._requests[identity] = Pair(identity, row)
         self._changed_requests[identity] = request
         return request
-
-    def _watch(self, pair: Pair) -> None:
-        if pair.ended is None:
-            self._open[pair.id] = pair
 
     def _touch(self, pair: Pair) -> None:
         if pair.id in self._requests:
@@ -235,24 +237,20 @@ class Calls:
         self._open.pop(call.id, None)
         assert call.ended is not None
         call.row["finished_at"] = at(call.ended[0])
-        call.usage = mapping(data.get("usage"))
+        call.usage, call.read = mapping(data.get("usage")), None
         call.missing = text(data.get("usage_missing"))
         call.api_ns = number(data.get("api_ns"))
-        call.tool_calls = [item for item in rows.items(data.get("tool_calls")) if type(item) is dict]
+        asked = data.get("tool_calls")
+        call.tool_calls = [item for item in asked if type(item) is dict] if type(asked) is list else ()
 
-    def _join_response(self, call: Call) -> None:
-        if response := call.row["response_id"]:
-            self._responses.setdefault(response, []).append(call)
-            self._touch_response(response)
-
-    def _leave_response(self, call: Call) -> None:
-        if response := call.row["response_id"]:
-            self._responses[response].remove(call)
-            self._touch_response(response)
-
-    def _touch_response(self, response: str) -> None:
-        for other in self._responses[response]:
-            self._changed_calls[other.id] = other
+    def _move(self, call: Call, before: str | None, now: str | None) -> None:
+        """The response of `call` is another one than was thought."""
+        if before:
+            self._responses[before].remove(call)
+            self._changed_responses.add(before)
+        if now:
+            self._responses.setdefault(now, []).append(call)
+            self._changed_responses.add(now)
 
     # --- rows ------------------------------------------------------------------------------------
 
@@ -283,6 +281,8 @@ class Calls:
 
     def settle(self) -> Settled:
         """What changed since the last time."""
+        while self._changed_responses:
+            self._choose(self._changed_responses.pop())
         calls = [self._settle_call(call) for call in self._changed_calls.values()]
         turned: list[Call] = []
         for turn in self._changed_turns.values():
@@ -322,17 +322,19 @@ class Calls:
         return request.row
 
     def _settle_pair(self, pair: Pair) -> None:
-        pair.row["duration_s"] = seconds(pair.duration_ns())
-        if pair.interrupted(self._producers):
+        if pair.ended is not None:
+            pair.row["duration_s"] = seconds(pair.duration_ns())
+        elif pair.interrupted(self._producers):
             rows.interrupted(pair.row)
 
     # --- usage -----------------------------------------------------------------------------------
 
     def _usage_on_wire(self, call: Call) -> tuple[str, str | None, Usage]:
         """Source, reason and tokens of a call."""
-        due = none_due(call.method, call.row["surface"], call.row["http_status"]) if call.ended else None
-        if due and not call.usage:
-            return "none", due, NOTHING
+        if not call.usage and call.ended:
+            due = none_due(call.method, call.row["surface"], call.row["http_status"])
+            if due:
+                return "none", due, NOTHING
         first = self._counted_instead(call)
         if first is not None:
             return "repeated", f"counted under {first.id}", NOTHING
@@ -349,21 +351,33 @@ class Calls:
         return "unknown", usage.reason or _unended(turn.row) or "provider not hooked", NOTHING
 
     def _reported(self, call: Call) -> Usage:
-        return reported(call.usage, call.row["provider"]) if call.usage else NOTHING
+        if call.read is None:
+            call.read = reported(call.usage, call.row["provider"]) if call.usage else NOTHING
+        return call.read
+
+    def _choose(self, response: str) -> None:
+        """Find the call under which a response is counted: the earliest with usage."""
+        same = self._responses[response]
+        if len(same) < 2 and response not in self._counted:
+            return
+        first = min(same, key=lambda call: (not self._reported(call).known, call.key), default=None)
+        counted = (first, first.method, first.usage) if first else None
+        if counted != self._counted.get(response):
+            self._changed_calls.update((call.id, call) for call in same)
+        if counted:
+            self._counted[response] = counted
 
     def _counted_instead(self, call: Call) -> Call | None:
         """The other call under which the response of this one is counted, if there is one.
 
-        That is the earliest with usage. Two calls that each created a response, with different usage,
-        are two responses: some servers give every response the same id.
+        Two calls that each created a response, with different usage, are two responses: some servers
+        give every response the same id.
         """
-        same = self._responses.get(call.row["response_id"] or "", [])
-        if len(same) < 2:
+        counted = self._counted.get(call.row["response_id"])
+        if counted is None or counted[0] is call:
             return None
-        first = min(same, key=lambda other: (not self._reported(other).known, other.key))
-        if first is call or (
-            call.method == first.method == "POST" and call.usage and call.usage != first.usage
-        ):
+        first, method, usage = counted
+        if call.method == method == "POST" and call.usage and call.usage != usage:
             return None
         return first
 
@@ -375,7 +389,7 @@ class Calls:
         row["reasoning_tokens"] = usage.reasoning
         share = None
         if source not in ("repeated", "none"):
-            day = at(call.key[0])[:10]
+            day = (row["started_at"] or row["finished_at"])[:10]
             model = row["model"] or row["model_requested"] or "unknown"
             key = (day, row["provider"] or "unknown", model, row["tier"] or "unknown", source, reason or "")
             share = Share(key, (*usage[:5], call.api_ns))

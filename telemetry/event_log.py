@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
@@ -24,6 +25,7 @@ from .bulk import Insert
 from .tables import EventRow, QuarantineRow
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
+_is_id = lru_cache(maxsize=4096)(_ID.match)
 _RUN = re.compile(rb'"run":"([0-9a-f]{32})"')
 _RISKY = re.compile(r"\\u0000")
 """What may be the escape of NUL, which PostgreSQL refuses in any text. (Lone surrogates are no JSON here.)"""
@@ -72,8 +74,8 @@ def decode(body: bytes) -> Arrival:
     if not (
         type(run) is str
         and type(producer) is str
-        and _ID.match(run)
-        and _ID.match(producer)
+        and _is_id(run)
+        and _is_id(producer)
         and type(seq) is type(time_ns) is type(mono) is int
         and 1 <= seq < 2**63
         and -(2**63) <= time_ns < 2**63
@@ -153,8 +155,9 @@ class EventLog:
     def replay(self, connection: Connection, run_id: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """All stored events of a run."""
         query = select(_EVENT.c.producer, _EVENT.c.seq, _EVENT.c.body).where(_EVENT.c.run_id == run_id)
-        for producer, seq, body in connection.execute(query, execution_options={"yield_per": 1000}):
-            yield producer, seq, from_json(body, cache_strings="keys")
+        with connection.execute(query, execution_options={"yield_per": 1000}) as stored:
+            for producer, seq, body in stored:
+                yield producer, seq, from_json(body, cache_strings="keys")
 
     def replay_part(
         self, connection: Connection, producer: str, first: int, last: int

@@ -39,20 +39,23 @@ class Producer:
 
     # --- events ----------------------------------------------------------------------------------
 
-    def take(self, seq: int, time_ns: int) -> None:
-        """Count an event that is new."""
+    def take(self, seq: int, time_ns: int) -> bool:
+        """Count an event. False when it was counted before."""
+        if seq == self._dense + 1:
+            self._dense = seq
+            while self._ahead and self._dense + 1 in self._ahead:
+                self._dense += 1
+                self._ahead.remove(self._dense)
+        elif self.holds(seq):
+            return False
+        else:
+            self._ahead.add(seq)
         if time_ns > self.last_time:
             self.last_time = time_ns
-        if seq != self._dense + 1:
-            self._ahead.add(seq)
-            return
-        self._dense = seq
-        while self._ahead and self._dense + 1 in self._ahead:
-            self._dense += 1
-            self._ahead.remove(self._dense)
+        return True
 
     def holds(self, seq: int) -> bool:
-        """Whether that event was taken."""
+        """Whether that event was counted."""
         return 1 <= seq <= self._dense or seq in self._ahead
 
     def started(self, time_ns: int, data: Data) -> None:
@@ -80,8 +83,8 @@ class Producer:
 
     def events_lost(self, data: Data) -> None:
         """``events.lost``."""
-        counts = [number(count) or 0 for count in mapping(data.get("reasons")).values()]
-        self._lost = (self._lost or 0) + sum(counts)
+        counts = [small(count) or 0 for count in mapping(data.get("reasons")).values()]
+        self._lost = (self._lost or 0) + sum(count for count in counts if count > 0)
 
     def seal(self, key: tuple[int, str, int], data: Data) -> None:
         """``producer.sealed``, by itself or by who found it gone; the one that knows of more counts."""

@@ -37,7 +37,7 @@ class Changes(NamedTuple):
 
 
 class RunFold:
-    """Folds the events of one run. `add` each event once; `changed` then gives the rows to write."""
+    """Folds the events of one run: `add` events; `changed` then gives the rows to write."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -85,25 +85,28 @@ class RunFold:
     def holds(self, producer: str, seq: int) -> bool:
         """Whether that event was added."""
         known = self._producers.get(producer)
-        return (producer, seq) in self._received if known is None else known.holds(seq)
+        return (producer, seq) in self._received or (known is not None and known.holds(seq))
 
     @property
     def identity(self) -> tuple[str | None, str | None]:
         """Repository and commit as given."""
         return self._run.identity
 
-    def add(self, producer: str, seq: int, event: Event) -> None:
-        """Take one event that was not added before."""
-        time_ns = event["time"]
-        if event["name"] == _RECEIVED:
+    def add(self, producer: str, seq: int, event: Event) -> bool:
+        """Take an event. False when one of that number was added before; then nothing changes."""
+        name, time_ns = event["name"], event["time"]
+        if name == _RECEIVED:
+            if (producer, seq) in self._received:
+                return False
             self._received.add((producer, seq))
-        else:
-            self._producer(producer).take(seq, time_ns)
+        elif not self._producer(producer).take(seq, time_ns):
+            return False
         self._run.seen(time_ns)
         self.events += 1
-        handle = self._handlers.get(event["name"])
+        handle = self._handlers.get(name)
         if handle is not None:
             handle((time_ns, producer, seq), event)
+        return True
 
     def changed(self) -> Changes:
         """The rows that differ since the last call, and the keys of those that are no more."""

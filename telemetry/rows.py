@@ -150,39 +150,45 @@ def _second(second: int) -> str:
 
 # --- fields of events → columns -------------------------------------------------------------------
 
-_Fields = dict[str, tuple[str, Callable[[object], Any]]]
-"""Field → its column, and how its value is read."""
+_Fields = dict[str, tuple[str, type | None, Callable[[object], Any]]]
+"""Field → its column, the type of value that is taken as it is, and how any other is read."""
+
+_AS_IT_IS: dict[Callable[[object], Any], type] = {text: str, flag: bool}
+
+
+def _as(column: str, read: Callable[[object], Any]) -> tuple[str, type | None, Callable[[object], Any]]:
+    return column, _AS_IT_IS.get(read), read
 
 
 def _same(read: Callable[[object], Any], names: str) -> _Fields:
     """Fields whose columns have their names."""
-    return {name: (name, read) for name in names.split()}
+    return {name: _as(name, read) for name in names.split()}
 
 
 _CALL_STARTED: _Fields = {
     **_same(text, "surface path host provider mode"),
     **_same(flag, "asynchronous stream"),
     **_same(as_json, "parameters absent tool_outputs unanswered"),
-    "model": ("model_requested", text),
+    "model": _as("model_requested", text),
 }
 _CALL_FINISHED: _Fields = {
     **_same(text, "ended error_type error_message error_code error_param http_request_id response_id"),
     **_same(text, "response_status model tier"),
     **_same(small, "http_status requests"),
     **_same(as_json, "finish_reasons tool_calls usage"),
-    "api_ns": ("api_s", seconds),
-    "backoff_ns": ("backoff_s", seconds),
-    "first_chunk_ns": ("first_chunk_s", seconds),
+    "api_ns": _as("api_s", seconds),
+    "backoff_ns": _as("backoff_s", seconds),
+    "first_chunk_ns": _as("first_chunk_s", seconds),
 }
 _TURN_STARTED: _Fields = {
-    "provider": ("provider", text),
-    "model": ("model_requested", text),
-    "configured": ("parameters", as_json),
+    "provider": _as("provider", text),
+    "model": _as("model_requested", text),
+    "configured": _as("parameters", as_json),
 }
 _TURN_FINISHED: _Fields = {
     **_same(text, "ended error_type error_message model"),
     **_same(as_json, "tool_calls usage"),
-    "finish_reason": ("finish_reasons", lambda reason: as_json([reason])),
+    "finish_reason": _as("finish_reasons", lambda reason: as_json([reason])),
 }
 _REQUEST_STARTED: _Fields = {
     **_same(text, "body_sha256"),
@@ -209,13 +215,14 @@ def _fill(row: Row, fields: _Fields, data: dict[str, Any]) -> None:
     for name, value in data.items():
         field = fields.get(name)
         if field is not None:
-            row[field[0]] = field[1](value)
+            column, kind, read = field
+            row[column] = value if type(value) is kind else read(value)
 
 
 def _end(row: Row, fields: _Fields, data: dict[str, Any]) -> None:
     """Fill in the end. An end that was there before, or was made up, leaves nothing behind."""
     if row["ended"] is not None:
-        row.update((column, None) for column, _ in fields.values())
+        row.update((column, None) for column, _, _ in fields.values())
     _fill(row, fields, data)
     if row["ended"] is None:
         row["ended"] = "failed"

@@ -31,6 +31,8 @@ class Tools:
         """Model's ids of the tool calls that were requested and did not begin."""
         self._unexecuted: dict[str, Row] = {}
         self._changed: dict[str, Pair] = {}
+        self._changed_ids: set[str] = set()
+        """Model's ids of tool calls, of which others than before may be the requesters."""
         self._failed: set[str] = set()
 
     # --- events ----------------------------------------------------------------------------------
@@ -46,6 +48,7 @@ class Tools:
         if call_id := tool.row["call_id"]:
             self._executions.setdefault(call_id, []).append(tool)
             self._waiting.pop(call_id, None)
+            self._changed_ids.add(call_id)
 
     def finished(self, key: Key, event: Event) -> None:
         """``tool.call.finished``."""
@@ -66,16 +69,11 @@ class Tools:
                 self._waiting[call_id] = None
         if before or now:
             self._asked[call.id] = now
-        self._touch(before + now)
+            self._changed_ids.update(before, now)
 
     def requester_changed(self, call: Call) -> None:
-        """Whether `call` has a row, or when it began, is no longer what it was."""
-        self._touch(self._asked.get(call.id, []))
-
-    def _touch(self, call_ids: list[str]) -> None:
-        for call_id in call_ids:
-            for tool in self._executions.get(call_id, ()):
-                self._changed[tool.id] = tool
+        """Whether `call` has a row, or what kind of call it is, is no longer what it was."""
+        self._changed_ids.update(self._asked.get(call.id, ()))
 
     def _tool(self, identity: str) -> Pair:
         tool = self._tools.get(identity)
@@ -106,31 +104,49 @@ class Tools:
         """Changed rows, and the ids of those that are no more. `has_row` tells the calls that count."""
         for tool in self._open.values():
             self._changed[tool.id] = tool
+        for call_id in self._changed_ids:
+            self._find_requesters(call_id, has_row)
+        self._changed_ids.clear()
         changed = dict.fromkeys(self._changed)
         for tool in self._changed.values():
-            self._settle_tool(tool, has_row)
+            self._settle_tool(tool)
         if self._changed:
             changed.update(dict.fromkeys(self._overlap()))
         self._changed.clear()
         shown, gone = self._settle_waiting(run_ended, has_row)
         return [self._tools[identity].row for identity in changed] + shown, gone
 
-    def _settle_tool(self, tool: Pair, has_row: Callable[[Call], bool]) -> None:
+    def _settle_tool(self, tool: Pair) -> None:
         row = tool.row
         row["duration_s"] = seconds(tool.duration_ns())
         if tool.interrupted(self._producers):
             rows.interrupted(row)
-        requester = self._requester(row["call_id"], has_row)
-        row["requested_by"] = requester.id if requester else None
         if row["ended"] in ("failed", "raised"):
             self._failed.add(tool.id)
         else:
             self._failed.discard(tool.id)
 
-    def _requester(self, call_id: str | None, has_row: Callable[[Call], bool]) -> Call | None:
-        """The call that asked first; a later fetch of the same response asks for nothing new."""
-        requesters = filter(has_row, self._requesters.get(call_id or "", ()))
-        return min(requesters, key=lambda call: call.key, default=None)
+    def _find_requesters(self, call_id: str, has_row: Callable[[Call], bool]) -> None:
+        """Which call asked for each of the executions: the last one that had ended when it began.
+
+        Usually one call asks for one id, once. But some models number their tool calls from 0 in every
+        response.
+        """
+        tools = self._executions.get(call_id)
+        if not tools:
+            return
+        calls = self._requesting(call_id, has_row)
+        for tool in tools:
+            place = bisect_right(calls, tool.key, key=_when_ended) - 1
+            requester = calls[max(place, 0)].id if calls else None
+            if tool.row["requested_by"] != requester:
+                tool.row["requested_by"] = requester
+                self._changed[tool.id] = tool
+
+    def _requesting(self, call_id: str, has_row: Callable[[Call], bool]) -> list[Call]:
+        """The calls that asked for that id, in order, without those that only fetched a response again."""
+        calls = sorted(filter(has_row, self._requesters.get(call_id, ())), key=_when_ended)
+        return [call for call in calls if call.method != "GET"] or calls
 
     def _overlap(self) -> list[str]:
         """Count again who executed beside whom; the ids of those whose count changed."""
@@ -177,7 +193,7 @@ class Tools:
         self, call_id: str, run_ended: bool, has_row: Callable[[Call], bool]
     ) -> tuple[str, Row] | None:
         """The row of a requested tool call that can begin no more, where tools are seen at all."""
-        call = self._requester(call_id, has_row)
+        call = next(iter(self._requesting(call_id, has_row)), None)
         if call is None or call.ended is None:
             return None
         producer = self._producers[call.ended[1]]
@@ -196,6 +212,10 @@ class Tools:
             "arguments": text(asked.get("arguments")),
             "arguments_bytes": number(asked.get("arguments_bytes")),
         }
+
+
+def _when_ended(call: Call) -> Key:
+    return call.ended or call.key
 
 
 def _ids(call: Call) -> list[str]:

@@ -9,35 +9,24 @@ Promises, each with its test in ``tests/test_projections.py``:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-_Paths = tuple[tuple[str, ...], ...]
-
-# The first path that holds something counts. Chat Completions and Responses: the API reference of
-# OpenAI; the others: what OpenAI-compatible servers and proxies put beside or instead of them.
-_INPUT: _Paths = (("input_tokens",), ("prompt_tokens",))
-_OUTPUT: _Paths = (("output_tokens",), ("completion_tokens",))
-_CACHED: _Paths = (
-    ("input_tokens_details", "cached_tokens"),
-    ("prompt_tokens_details", "cached_tokens"),
-    ("cache_read_input_tokens",),
-    ("prompt_cache_hit_tokens",),
-)
-_CACHE_WRITE: _Paths = (
-    ("input_tokens_details", "cache_write_tokens"),
-    ("prompt_tokens_details", "cache_write_tokens"),
-    ("cache_creation_input_tokens",),
-    ("input_tokens_details", "cache_creation_tokens"),
-    ("prompt_tokens_details", "cache_creation_tokens"),
-)
-_REASONING: _Paths = (
-    ("output_tokens_details", "reasoning_tokens"),
-    ("completion_tokens_details", "reasoning_tokens"),
-    ("reasoning_tokens",),
+# Chat Completions and Responses, with their details: the API reference of OpenAI. The others: what
+# OpenAI-compatible servers and proxies put beside or instead of them. The first that is there counts.
+_INPUT = ("input_tokens", "prompt_tokens")
+_OUTPUT = ("output_tokens", "completion_tokens")
+_CACHED = ("cached_tokens", "cache_read_input_tokens", "prompt_cache_hit_tokens")
+_CACHE_WRITE = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
+_REASONING = ("reasoning_tokens",)
+_TOTAL = ("total_tokens",)
+_DETAILS = (
+    *("input_tokens_details", "prompt_tokens_details"),
+    *("output_tokens_details", "completion_tokens_details"),
 )
 
-_MAX_COUNT = 2**62
-"""Above any count that is meant, and still a 64-bit number when summed with another."""
+_MAX_COUNT = 2**40
+"""Above any count that is meant; eight million of them still sum up to a 64-bit number."""
 
 
 class Usage(NamedTuple):
@@ -84,15 +73,20 @@ def none_due(method: str | None, surface: str | None, http_status: int | None) -
     return None
 
 
-def reported(raw: dict[str, Any], provider: str | None = None) -> Usage:
+def reported(raw: Mapping[str, Any], provider: str | None = None) -> Usage:
     """The usage in a response of `provider`."""
     doubts: list[str] = []
-    given = _count(raw, _INPUT, "input tokens", doubts)
-    output = _count(raw, _OUTPUT, "output tokens", doubts)
-    cached = _count(raw, _CACHED, "cached tokens", doubts)
-    write = _count(raw, _CACHE_WRITE, "cache-write tokens", doubts)
-    reasoning = _count(raw, _REASONING, "reasoning tokens", doubts)
-    total = _count(raw, (("total_tokens",),), "total tokens", doubts)
+    told = dict(raw)
+    for name in _DETAILS:
+        details = raw.get(name)
+        if type(details) is dict:
+            told.update(details)
+    given = _count(told, _INPUT, "input tokens", doubts)
+    output = _count(told, _OUTPUT, "output tokens", doubts)
+    cached = _count(told, _CACHED, "cached tokens", doubts)
+    write = _count(told, _CACHE_WRITE, "cache-write tokens", doubts)
+    reasoning = _count(told, _REASONING, "reasoning tokens", doubts)
+    total = _count(told, _TOTAL, "total tokens", doubts)
     if output is None and given is not None and given == total:
         output = 0  # embeddings: the response says that the input is all there is
     if provider == "anthropic" and given is not None and "input_tokens" in raw:
@@ -102,7 +96,7 @@ def reported(raw: dict[str, Any], provider: str | None = None) -> Usage:
     return _checked(Usage(given, cached, write, output, reasoning, None), total, doubts)
 
 
-def kept_by_agent(raw: dict[str, Any], provider: str | None = None) -> Usage:
+def kept_by_agent(raw: Mapping[str, Any], provider: str | None = None) -> Usage:
     """The usage that an agent keeps of a response.
 
     A part that is 0 there is unknown: agents start their counters at 0 and fill what they know of.
@@ -113,20 +107,17 @@ def kept_by_agent(raw: dict[str, Any], provider: str | None = None) -> Usage:
     return usage
 
 
-_TOTALS = frozenset(path[0] for path in _INPUT + _OUTPUT)
+_TOTALS = frozenset(_INPUT + _OUTPUT)
 
 
-def _count(raw: dict[str, Any], paths: _Paths, what: str, doubts: list[str]) -> int | None:
-    for path in paths:
-        value: Any = raw.get(path[0])
-        if value is not None and len(path) == 2:
-            value = value.get(path[1]) if type(value) is dict else None
-        if value is None:
-            continue
+def _count(told: dict[str, Any], names: tuple[str, ...], what: str, doubts: list[str]) -> int | None:
+    for name in names:
+        value = told.get(name)
         if type(value) is int and 0 <= value < _MAX_COUNT:
             return value
-        doubts.append(f"{what} are not a count")
-        return None
+        if value is not None:
+            doubts.append(f"{what} are not a count")
+            return None
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, Table, and_, delete, select, update
+from sqlalchemy import ClauseElement, Connection, Table, and_, delete, select, update
 from sqlmodel import SQLModel
 
 from . import tables  # noqa: F401  (its import fills the metadata)
@@ -27,6 +27,8 @@ class Views:
 
     def __init__(self, dialect: str) -> None:
         self._upserts = {name: Insert(_table(name), dialect, _fresh(name)) for name in COLUMNS}
+        shown = select(_RUN.c.run_id, _RUN.c.events, _RUN.c.repository, _RUN.c.commit_given)
+        self._shown = _positional(shown.where(_RUN.c.run_id == ""), dialect)
         self._deletes = {name: _delete(_table(name), dialect) for name in COLUMNS}
 
     def write(self, connection: Connection, changed: Sequence[Changes]) -> None:
@@ -46,9 +48,8 @@ class Views:
 
     def runs(self, connection: Connection, run_ids: list[str]) -> dict[str, tuple[int, Identity]]:
         """How many events each of the runs is folded from, and the identity it shows."""
-        query = select(_RUN.c.run_id, _RUN.c.events, _RUN.c.repository, _RUN.c.commit_given)
-        found = connection.execute(query.where(_RUN.c.run_id.in_(run_ids)))
-        return {row[0]: (row[1], (row[2], row[3])) for row in found}
+        found = (connection.exec_driver_sql(self._shown, (run,)).first() for run in run_ids)
+        return {row[0]: (row[1], (row[2], row[3])) for row in found if row is not None}
 
     def join_commits(self, connection: Connection, identities: Iterable[Identity]) -> None:
         """Give the runs of these commits, and those that shorten them, the full id where it is unique."""
@@ -115,6 +116,9 @@ def _fresh(name: str) -> list[str]:
 
 
 def _delete(table: Table, dialect: str) -> str:
-    # Every key of a view is text; the values only make the compiler write positional parameters.
-    condition = and_(*(column == "" for column in table.primary_key))
-    return str(delete(table).where(condition).compile(dialect=DIALECTS[dialect][1]))
+    return _positional(delete(table).where(*(column == "" for column in table.primary_key)), dialect)
+
+
+def _positional(statement: ClauseElement, dialect: str) -> str:
+    """The statement with a positional parameter in place of each value, whatever the value."""
+    return str(statement.compile(dialect=DIALECTS[dialect][1]))

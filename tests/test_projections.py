@@ -323,6 +323,15 @@ def test_a_sum_with_a_hole_is_unknown(made: Made, agent: Process) -> None:
     assert (row["calls"], row["input_tokens"], row["cached_tokens"]) == (2, 101, None)
 
 
+@pytest.mark.parametrize("tokens", [2**40 - 1, 2**61, 2**62, 2**63])
+def test_no_number_of_calls_sums_up_to_more_than_a_database_takes(
+    made: Made, agent: Process, tokens: int
+) -> None:
+    for _ in range(5):
+        agent.call(usage={"input_tokens": tokens, "output_tokens": tokens})
+    assert all(row["input_tokens"] is None or row["input_tokens"] < 2**63 for row in table(made, "usage"))
+
+
 def test_a_response_is_counted_once_for_its_create_and_all_polls(made: Made) -> None:
     """A background response: the create has no usage, polls come from another process."""
     creator, poller = made.process(), made.process()
@@ -393,6 +402,23 @@ def test_a_tool_call_knows_which_llm_call_asked_for_it(made: Made, agent: Proces
     agent.say(events.ToolCallFinished(ended="completed", result_bytes=4), begin=tool)
     row = only(made, "tool_call")
     assert (row["tool_call_id"], row["requested_by"], row["result_bytes"]) == (tool, call, 4)
+
+
+def test_a_model_that_numbers_its_tool_calls_anew_in_each_response(made: Made, agent: Process) -> None:
+    asked = []
+    for _ in range(3):
+        asked.append(agent.call(tool_calls=[{"id": "call_0", "name": "bash"}]))
+        agent.say(events.ToolCallStarted(tool="bash", call_id="call_0"))
+    executed = sorted(table(made, "tool_call"), key=lambda row: row["started_at"])
+    assert [row["requested_by"] for row in executed] == asked
+
+
+def test_a_fetch_of_the_response_asks_for_no_tool_call(made: Made, agent: Process) -> None:
+    create = agent.call(response_id="resp_1", tool_calls=ASKED)
+    fetch = agent.say(events.CallStarted(**CALL | {"method": "GET"}))
+    agent.say(events.CallFinished(ended="completed", response_id="resp_1", tool_calls=ASKED), begin=fetch)
+    agent.say(events.ToolCallStarted(tool="bash", call_id="c1"))
+    assert only(made, "tool_call")["requested_by"] == create
 
 
 def test_a_requested_tool_call_that_can_begin_no_more_was_never_executed(made: Made, agent: Process) -> None:
