@@ -166,8 +166,9 @@ class EventLog:
         query = select(_EVENT.c.seq, _EVENT.c.body).where(
             _EVENT.c.producer == producer, _EVENT.c.seq.between(first, last)
         )
-        for seq, body in connection.execute(query, execution_options={"yield_per": 1000}):
-            yield seq, from_json(body, cache_strings="keys")
+        with connection.execute(query, execution_options={"yield_per": 1000}) as stored:
+            for seq, body in stored:
+                yield seq, from_json(body, cache_strings="keys")
 
     def runs(self, connection: Connection) -> list[str]:
         """The runs that have events."""
