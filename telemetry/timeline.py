@@ -35,6 +35,10 @@ JSON_COLUMNS = frozenset(
 )
 
 
+ARGUMENTS = 60
+"""Characters of a tool's arguments that the timeline shows."""
+
+
 class Entry(NamedTuple):
     """One line of the story."""
 
@@ -95,10 +99,18 @@ def _of_request(request: Any) -> Entry:
 
 def _of_tool(tool: Any) -> Entry:
     overlaps = f"{tool.overlaps} others at the same time" if tool.overlaps else ""
-    detail = " · ".join(filter(None, (_problem(tool), overlaps)))
+    detail = " · ".join(filter(None, (_arguments(tool), _problem(tool), overlaps)))
     return Entry(
         tool.started_at, "tool", tool.tool, tool.ended, tool.duration_s, detail, tool.tool_call_id, tool
     )
+
+
+def _arguments(tool: Any) -> str:
+    """What the tool was called with: its beginning, or its size where it was too long to keep."""
+    if tool.arguments is None:
+        return "" if tool.arguments_bytes is None else f"{tool.arguments_bytes} bytes of arguments"
+    text: str = tool.arguments
+    return text if len(text) <= ARGUMENTS else f"{text[: ARGUMENTS - 1]}…"
 
 
 def _problem(row: Any) -> str:
