@@ -36,13 +36,16 @@ NOT_CAPTURED = RUN.c.capture == "not captured"
 NEWEST_FIRST = (RUN.c.started_at.desc().nulls_last(), RUN.c.run_id.desc())
 
 _WELL = or_(and_(RUN.c.outcome == "exited", RUN.c.exit_code == 0), RUN.c.outcome == "returned")
-_OUTCOMES = ("exited", "signaled", "timeout", "cancelled", "oom_killed", "spawn_failed", "returned", "raised")
+_OUTCOMES = (
+    *("exited", "signaled", "timeout", "cancelled", "oom_killed", "spawn_failed", "refused", "returned"),
+    "raised",
+)
 STATUSES: Mapping[str, ColumnElement[bool]] = {
     "running": RUN.c.state == "running",
     "interrupted": RUN.c.state == "interrupted",
     "finished": RUN.c.state == "finished",
     "exit-0": _WELL,
-    "failed": and_(RUN.c.state == "finished", RUN.c.outcome.is_not(None), ~_WELL),
+    "failed": and_(RUN.c.state == "finished", RUN.c.outcome != "refused", ~_WELL),
     "not-captured": NOT_CAPTURED,
     "incomplete": and_(RUN.c.state != "running", ~RUN.c.complete),
     **{name.replace("_", "-"): RUN.c.outcome == name for name in _OUTCOMES},

@@ -27,7 +27,8 @@ OURS = 125
 """``run`` failed for a reason of ours, before there was an agent."""
 STATUSES = (
     *("running", "interrupted", "finished", "exit-0", "failed", "not-captured", "incomplete"),
-    *("exited", "signaled", "timeout", "cancelled", "oom-killed", "spawn-failed", "returned", "raised"),
+    *("exited", "signaled", "timeout", "cancelled", "oom-killed", "spawn-failed", "refused", "returned"),
+    "raised",
 )
 """As in `telemetry.filters`, which is too heavy to ask for help."""
 
