@@ -76,7 +76,6 @@ class Insert:
             raise OperationalError(f"COPY {self._table}", None, error) from error
         finally:
             cursor.close()
-        found = f'INSERT INTO "{self._table}" ({columns}) SELECT {columns} FROM {beside}{self._conflict}'
-        inserted = connection.exec_driver_sql(found).rowcount
-        connection.exec_driver_sql(f"DELETE FROM {beside}")
-        return inserted
+        moved = f"WITH moved AS (DELETE FROM {beside} RETURNING {columns})"
+        insert = f'INSERT INTO "{self._table}" ({columns}) SELECT {columns} FROM moved{self._conflict}'
+        return connection.exec_driver_sql(f"{moved} {insert}").rowcount

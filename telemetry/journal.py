@@ -174,8 +174,9 @@ class Journal:
     def _lock(self, connection: Connection, keys: Iterable[int]) -> None:
         """Have what the keys stand for alone until the end. SQLite has one writer at a time anyway."""
         if self.engine.dialect.name == "postgresql":
-            for key in sorted(set(keys)):
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+            ordered = sorted(set(keys))  # all writers lock in this order, so that none waits in a ring
+            lock = text("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS key")
+            connection.execute(lock, {"keys": ordered})
 
     def _fold(self, connection: Connection, run_id: str, events: int) -> RunFold:
         """The run as it is stored: `events` of them; another process may have added some."""
