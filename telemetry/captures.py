@@ -229,8 +229,8 @@ class Capture:
 
 
 def _told(moment: str, top: str, snapshot: Snapshot) -> TreeCaptured:
-    entries, committed = snapshot.found.entries, snapshot.committed
-    unread = snapshot.found.unread
+    entries, unread = snapshot.found.entries, snapshot.found.unread
+    committed = snapshot.committed
     event = TreeCaptured(
         moment=moment,
         worktree=top,
@@ -242,9 +242,10 @@ def _told(moment: str, top: str, snapshot: Snapshot) -> TreeCaptured:
     )
     if committed is None:
         return event
+    kept = entries.keys() | unread.keys() | snapshot.aside.keys()
     return event._replace(
         modified=sum(1 for path, entry in committed.items() if entries.get(path, entry) != entry),
-        deleted=sum(1 for path in committed if path not in entries and path not in unread),
+        deleted=sum(1 for path in committed if path not in kept),
         untracked=sum(1 for path in entries if path not in committed),
     )
 

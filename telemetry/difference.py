@@ -12,15 +12,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from telemetry.objects import GITLINK, LINK, Entries, Entry, Repository, TreeUnknown, shown
+from telemetry.objects import GITLINK, LINK, Entries, Entry, Repository, TreeUnknown, run, shown
 from telemetry.scan import Signature, size_of
 from telemetry.tree import Snapshot
 
@@ -223,20 +223,22 @@ def _parsed(repository: Repository, asked: list[dict[str, Any]]) -> list[dict[st
     """What the parser says of each; nothing when it died or took too long."""
     if not asked:
         return []
-    program = Path(__file__).with_name("syntax.py")
-    limit = min(_PARSE_LIMIT_S, max(repository.until() - time.monotonic(), 0.0))
+    words = [sys.executable, "-I", str(Path(__file__).with_name("syntax.py"))]
+    last = time.monotonic() + _PARSE_LIMIT_S
+    pieces: list[bytes] = []
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", str(program)],
-            input=json.dumps(asked).encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=limit,
-            check=True,
-            start_new_session=True,
+        run(
+            words,
+            {"PATH": os.defpath},
+            str(repository.folder),
+            repository.folder,
+            json.dumps(asked).encode(),
+            pieces.append,
+            lambda: min(last, repository.until()),
+            name="the parser",
         )
-        said: list[dict[str, Any]] = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
+        said: list[dict[str, Any]] = json.loads(b"".join(pieces))
+    except (TreeUnknown, ValueError):
         return [{} for _ in asked]
     return said
 

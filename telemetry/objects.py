@@ -185,52 +185,76 @@ class Repository:
         take: Callable[[bytes], None],
         cwd: str | None,
     ) -> None:
-        with (
-            tempfile.TemporaryFile(dir=self.folder) as said,
-            tempfile.TemporaryFile(dir=self.folder) as stdin,
-        ):
-            stdin.write(given or b"")
-            stdin.seek(0)
-            try:
-                process = subprocess.Popen(
-                    ["git", "--no-pager", *question],
-                    env=environ,
-                    cwd=cwd or str(self.git),
-                    stdin=stdin,
-                    stdout=subprocess.PIPE,
-                    stderr=said,
-                    start_new_session=True,  # a key on the terminal is not for it
-                )
-            except FileNotFoundError:
-                raise TreeUnknown("git is not installed") from None
-            except OSError as error:
-                raise TreeUnknown(f"git cannot be started: {error.strerror}") from error
-            self._follow(process, question[0], take)
-            if process.returncode:
-                raise TreeUnknown(f"git {question[0]}: {_first_line(said)}")
+        words = ["git", "--no-pager", *question]
+        place = cwd or str(self.git)
+        run(words, environ, place, self.folder, given or b"", take, self.until, name=f"git {question[0]}")
 
-    def _follow(self, process: subprocess.Popen[bytes], name: str, take: Callable[[bytes], None]) -> None:
-        """Read its output to the end, in the time that there is."""
-        assert process.stdout
+
+def run(
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    cwd: str,
+    folder: Path,
+    given: bytes,
+    take: Callable[[bytes], None],
+    until: Until,
+    *,
+    name: str,
+) -> None:
+    """Run a program in `cwd` and take what it prints; `folder` is for files of ours meanwhile.
+
+    Raises `TreeUnknown` when it is missing, fails or takes too long; it is gone then.
+    """
+    with tempfile.TemporaryFile(dir=folder) as said, tempfile.TemporaryFile(dir=folder) as stdin:
+        stdin.write(given)
+        stdin.seek(0)
         try:
-            while True:
-                left = self.until() - time.monotonic()
-                if left <= 0:
-                    raise TreeUnknown(f"git {name} took too long")
-                if not select.select([process.stdout], [], [], min(left, _POLL_S))[0]:
-                    continue
-                piece = os.read(process.stdout.fileno(), _CHUNK)
-                if not piece:
-                    break
-                take(piece)
-            process.wait(max(self.until() - time.monotonic(), _POLL_S))
-        except subprocess.TimeoutExpired:
-            raise TreeUnknown(f"git {name} took too long") from None
-        finally:
-            process.stdout.close()
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process = subprocess.Popen(
+                words,
+                env=environ,
+                cwd=cwd,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                start_new_session=True,  # a key on the terminal is not for it
+            )
+        except OSError as error:
+            raise TreeUnknown(_not_started(words[0], cwd, error)) from error
+        _follow(process, name, take, until)
+        if process.returncode:
+            raise TreeUnknown(f"{name}: {_first_line(said)}")
+
+
+def _not_started(program: str, cwd: str, error: OSError) -> str:
+    if error.filename == cwd:
+        return f"the folder {cwd} is gone"
+    if isinstance(error, FileNotFoundError):
+        return f"{program} is not installed"
+    return f"{program} cannot be started: {error.strerror}"
+
+
+def _follow(process: subprocess.Popen[bytes], name: str, take: Callable[[bytes], None], until: Until) -> None:
+    """Read its output to the end, in the time that there is."""
+    assert process.stdout
+    try:
+        while True:
+            left = until() - time.monotonic()
+            if left <= 0:
+                raise TreeUnknown(f"{name} took too long")
+            if not select.select([process.stdout], [], [], min(left, _POLL_S))[0]:
+                continue
+            piece = os.read(process.stdout.fileno(), _CHUNK)
+            if not piece:
+                break
+            take(piece)
+        process.wait(max(until() - time.monotonic(), _POLL_S))
+    except subprocess.TimeoutExpired:
+        raise TreeUnknown(f"{name} took too long") from None
+    finally:
+        process.stdout.close()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def check(until: Until) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -73,7 +73,13 @@ class Attempt(NamedTuple):
         return round(self.finished_at - self.started_at, 3)
 
 
-def write(folder: Path, attempt: Attempt, patch: bytes | None, targets: Iterable[Path]) -> list[Path]:
+def write(
+    folder: Path,
+    attempt: Attempt,
+    patch: bytes | None,
+    targets: Iterable[Path],
+    redact: Callable[[str], str],
+) -> list[Path]:
     """Write the files into `folder`, and the patch to `targets` too; what was written. Raises `OSError`."""
     written = write_patch(folder, patch, targets) if patch is not None else []
     prompt = _prompt(folder / "prompt.json")
@@ -81,7 +87,7 @@ def write(folder: Path, attempt: Attempt, patch: bytes | None, targets: Iterable
         ("attempt.json", attempt_file(attempt)),
         ("journal.json", journal_file(attempt, prompt)),
     ):
-        _replace(folder / name, json.dumps(content, indent=2).encode() + b"\n")
+        _replace(folder / name, redact(json.dumps(content, indent=2)).encode() + b"\n")
         written.append(folder / name)
     return written
 

@@ -16,6 +16,7 @@ Promises, each a test in ``tests/test_tree.py``:
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -79,6 +80,7 @@ class Worktree:
         self._until = until
         self._limits = limits
         self._scratch = frozenset(os.fsencode(name.strip("/")) for name in scratch)
+        self._scratch_paths = tuple(name + b"/" for name in self._scratch if b"/" in name)
         self._patch_files = frozenset(os.fsencode(path) for path in patch_files)
         self._git_folder, self._common = git_folders(top)
         self.lenders = [str(self._common / "objects")]
@@ -206,7 +208,7 @@ class Worktree:
         before: Found | None = None,
     ) -> Snapshot:
         aside = self._set_aside(others, new=before is not None)
-        paths = [*self._tracked, *(path for path in others if path not in aside)]
+        paths = [path for path in (*self._tracked, *others) if path not in aside]
         found = self._scan().read(paths, self._tracked, stored=stored, before=before, environ=self._environ)
         return Snapshot(found, aside, self.repository.tree(found.entries), commit, branch, committed)
 
@@ -245,24 +247,29 @@ class Worktree:
         scan = self._scan()
         selfish = set(self._selfish(scan, others)) if new else set()
         aside = {}
-        for path in others:
-            why = self._why_aside(path, selfish)
+        tracked = ((path, self._why_unwanted(path)) for path in self._tracked)
+        untracked = ((path, self._why_aside(path, selfish)) for path in others)
+        for path, why in (*tracked, *untracked):
             if why:
                 status = scan.status(path.rstrip(b"/"))
                 aside[path] = Aside(why, signature_of(status) if status else ())
         return aside
 
     def _why_aside(self, path: bytes, selfish: set[bytes]) -> str | None:
-        parts = path.split(b"/")
         if path.endswith(b"/"):
             return "repository of its own"
         if is_refused(path):
             return "name"
+        selfless = selfish.isdisjoint(_folders(path)) if selfish else True
+        return self._why_unwanted(path) or (None if selfless else "ignores itself")
+
+    def _why_unwanted(self, path: bytes) -> str | None:
         if path in self._patch_files:
             return "patch file"
-        if not self._scratch.isdisjoint(parts) or any(path.startswith(name + b"/") for name in self._scratch):
+        folders = path.split(b"/")[:-1]
+        if not self._scratch.isdisjoint(folders) or path.startswith(self._scratch_paths):
             return "scratch"
-        return "ignores itself" if not selfish.isdisjoint(_folders(path)) else None
+        return None
 
     def _selfish(self, scan: Scan, others: list[bytes]) -> Iterator[bytes]:
         """Folders that came with a ``.gitignore`` for all that is in them."""
@@ -327,19 +334,18 @@ def _folders(path: bytes) -> Iterator[bytes]:
 
 
 def _small(path: Path, limit: int = _RULES_BYTES) -> bytes:
-    """The content of a file of git's own; empty when there is none."""
+    """The beginning of a file of git's own; empty when there is none."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            return file.read(limit)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return b""
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+        return file.read(limit) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
 
 
 def _copied(source: Path, target: Path) -> bool:
-    try:
-        content = source.read_bytes() if source.stat().st_size <= _INDEX_BYTES else None
-    except OSError:
-        return False
-    if content is not None:
+    """Whether there is an index, and a copy of it now."""
+    content = _small(source, _INDEX_BYTES)
+    if content:
         target.write_bytes(content)
-    return content is not None
+    return bool(content)

@@ -406,7 +406,7 @@ class Recording:
             )
             try:
                 targets = [file.path for file in self._capture.own.patches()]
-                pipeline_files.write(folder, attempt, self._capture.patch, targets)
+                pipeline_files.write(folder, attempt, self._capture.patch, targets, self._redact)
             except OSError as error:
                 say(f"files for the pipeline not written: {error.filename or folder}: {error.strerror}")
         self._capture.close()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent_shim.events import PatchCaptured, ProcessFinished, RunStarted, TrajectoryRead, TreeCaptured
+from agent_shim.redaction import Redactor
 from telemetry import pipeline_files
 from telemetry.pipeline_files import Attempt
 
@@ -61,7 +62,7 @@ def read(path: Path) -> Any:
 def test_the_old_shape_has_no_gaps(tmp_path: Path) -> None:
     prompt = {"commits": {"pre": "p" * 40, "human": "h" * 40}, "target_files": ["vllm/"]}
     (tmp_path / "prompt.json").write_text(json.dumps(prompt))
-    pipeline_files.write(tmp_path, attempt(), OURS, [])
+    pipeline_files.write(tmp_path, attempt(), OURS, [], str)
     assert read(tmp_path / "journal.json") == {
         "task_id": "vllm_core",
         "commits": {"pre": "p" * 40, "human": "h" * 40},
@@ -121,16 +122,22 @@ def test_too_many_steps_have_the_pipelines_own_word() -> None:
 )
 def test_a_prompt_of_any_form_does_no_harm(tmp_path: Path, prompt: str) -> None:
     (tmp_path / "prompt.json").write_text(prompt)
-    pipeline_files.write(tmp_path, attempt(), OURS, [])
+    pipeline_files.write(tmp_path, attempt(), OURS, [], str)
     assert read(tmp_path / "journal.json")["commits"] == {"pre": "c0", "human": "1234abcd"}
 
 
 def test_our_own_record_has_the_facts_and_not_the_text(tmp_path: Path) -> None:
-    pipeline_files.write(tmp_path, attempt(), OURS, [])
+    pipeline_files.write(tmp_path, attempt(), OURS, [], str)
     made = read(tmp_path / "attempt.json")
     assert (made["run"], made["attempt"], made["outcome"], made["exit_code"]) == ("1" * 32, 2, "exited", 0)
     assert (made["start"]["tree"], made["end"]["tree"], made["patch"]["added"]) == ("t0", "t1", 3)
     assert (made["trajectory"], "text" in made["patch"]) == (None, False)
+
+
+def test_no_secret_is_in_what_is_told(tmp_path: Path) -> None:
+    leaky = PATCH._replace(commits=[{"id": "1", "subject": "use canary-secret-4242"}])
+    pipeline_files.write(tmp_path, attempt(ENDED, leaky), OURS, [], Redactor(["canary-secret-4242"]))
+    assert read(tmp_path / "attempt.json")["patch"]["commits"][0]["subject"] == "use [redacted:live]"
 
 
 def test_the_patch_is_put_where_it_is_looked_for(tmp_path: Path) -> None:
@@ -161,7 +168,7 @@ def test_the_same_or_an_empty_patch_is_not_kept(tmp_path: Path) -> None:
 
 def test_an_unknown_patch_leaves_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "model_patch.diff").write_bytes(THEIRS)
-    pipeline_files.write(tmp_path, attempt(ENDED, PatchCaptured(reason="no git")), None, [])
+    pipeline_files.write(tmp_path, attempt(ENDED, PatchCaptured(reason="no git")), None, [], str)
     assert (tmp_path / "model_patch.diff").read_bytes() == THEIRS
     assert not (tmp_path / "model_patch.agent.diff").exists()
 
@@ -176,7 +183,7 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_gone_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        pipeline_files.write(tmp_path / "gone", attempt(), OURS, [])
+        pipeline_files.write(tmp_path / "gone", attempt(), OURS, [], str)
 
 
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -408,6 +408,17 @@ def test_a_scratch_folder_that_was_there_and_is_untouched_is_not_told(top: Path,
     assert (look.changed(), look.left_out()) == ({}, {"model_patch.diff": "patch file"})
 
 
+def test_what_an_earlier_attempt_committed_of_it_is_left_out_too(top: Path, own: Path) -> None:
+    put(top, ".bench_scratch/notes", b"x")
+    put(top, "model_patch.diff", b"x")
+    commit(top)
+    look = Look(top, own, scratch=(".bench_scratch",), patch_files=("model_patch.diff",))
+    put(top, ".bench_scratch/notes", b"y")
+    (top / "model_patch.diff").unlink()
+    assert look.changed() == {}
+    assert look.left_out() == {".bench_scratch/notes": "scratch", "model_patch.diff": "patch file"}
+
+
 def test_other_repositories_inside_are_left_out_and_told(top: Path, own: Path) -> None:
     repository(top / "was there")
     look = Look(top, own)
@@ -579,6 +590,23 @@ def test_pipes_and_files_that_may_not_be_read_hang_nothing(top: Path, own: Path)
     os.mkfifo(top / "a.py")
     os.mkfifo(top / "pipe")
     assert look.changed() == {"a.py": "D"}
+
+
+@pytest.mark.parametrize("name", ["index", "commondir", "HEAD", "info/exclude"])
+def test_pipes_in_the_place_of_gits_own_files_hang_nothing(top: Path, own: Path, name: str) -> None:
+    look = Look(top, own)
+    (top / ".git" / name).unlink(missing_ok=True)
+    os.mkfifo(top / ".git" / name)
+    put(top, "new", b"x")
+    assert look.changed() == {"new": "A"}
+    assert name != "index" or look.worktree.plain_diff_bytes() is None
+
+
+def test_a_worktree_that_is_gone_at_the_end_has_no_tree(top: Path, own: Path) -> None:
+    look = Look(top, own)
+    shutil.rmtree(top)
+    with pytest.raises(TreeUnknown, match="is gone"):
+        look.end()
 
 
 def test_a_worktree_that_its_configuration_puts_elsewhere_is_still_this_one(
