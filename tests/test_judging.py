@@ -16,6 +16,8 @@ from telemetry.journal import Journal
 from tests.journals import filled
 from tests.judged_runs import CHANGED, begun, called, ended, executed, failed, solved
 
+pytest_plugins = ("tests.backends",)
+
 
 def ask(*words: str) -> Result:
     return CliRunner().invoke(cli.main, words)
@@ -202,3 +204,26 @@ def test_a_patch_whose_repository_is_gone_cannot_be_verified(home: Path) -> None
     asked = ask("judge", "00000001", "--verify", "true")
     assert asked.exit_code == 2
     assert "the text of the patch is not known" in asked.stderr
+
+
+# --- both databases --------------------------------------------------------------------------------
+
+
+def test_judging_works_on_each_database(place: str, data_home: Path, tmp_path: Path) -> None:
+    filled(place, solved(1), failed(2)).close()
+    there = ("--journal", place)
+    assert [one["verdict"] for one in answer("judge", "--all", *there)] == ["pass", "fail"]
+    assert answer("judge", "--all", *there) == []
+    assert ask("result", "00000001", "speedup=1.5", "--source", "bench", *there).exit_code == 0
+    assert [one["run_id"][-1] for one in answer("judge", "--all", *there)] == ["1"]
+    (line,) = answer("retries", *there)["commits"]
+    assert [attempt["verdict"] for attempt in line["attempts"]] == ["pass", "fail"]
+    assert [(group["phase"], group["text"]) for group in answer("errors", *there)] == [
+        ("run", "nothing recorded")
+    ]
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"repo": "r", "items": [{"item_id": "one", "human": "c" * 40}]}))
+    (item,) = answer("plan", "--from", str(plan), *there)
+    assert item["state"] == "solved"
+    assert answer("show", "00000001", *there)["results"][0]["value"] == 1.5
+    assert [run["verdict"] for run in answer("runs", *there)] == ["fail", "pass"]
