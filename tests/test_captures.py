@@ -344,3 +344,50 @@ def test_the_patch_is_right_where_the_agents_own_is_wrong(
     assert written["status"] == ("success" if names else "error")
     assert written["error_type"] == (None if names else "EmptyPatch")
     assert json.loads((item / "attempt.json").read_text())["patch"]["sha256"] == patch["sha256"]
+
+
+def test_a_pipeline_that_takes_the_patch_of_the_worktree_gets_ours(
+    wrap: Wrap, top: Path, tmp_path: Path
+) -> None:
+    """As ISO-Bench does: what was redirected into the worktree wins over the file that was asked for."""
+    item = tmp_path / "item"
+    item.mkdir()
+    put(item, "model_patch.diff", b"of an earlier run")
+    script = f"printf 'one = 9\\n' > a.py; {COMMIT}; git diff > model_patch.diff"
+    options = (
+        "--patch-path",
+        str(item / "model_patch.diff"),
+        "--trajectory-file",
+        str(item / "trajectory.json"),
+    )
+    done = wrap("/bin/sh", "-c", script, "trae", *options, asked={"cwd": str(top), "way": "stand-in"})
+    (item / "model_patch.diff").write_bytes((top / "model_patch.diff").read_bytes())
+    assert (item / "model_patch.diff").read_bytes() == "".join(done.data("patch.captured")["text"]).encode()
+    assert (item / "model_patch.agent.diff").read_bytes() == b"of an earlier run"
+    assert [p["bytes"] for p in done.data("patch.captured")["agent_patches"]] == [17, 0]
+
+
+def test_files_for_a_pipeline_are_written_on_request(wrap: Wrap, top: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    script = "echo 'one = 9' > a.py; exit 3"
+    done = wrap("/bin/sh", "-c", script, asked={"cwd": str(top), "pipeline_files": str(folder)})
+    assert done.returncode == 3
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "attempt.json",
+        "journal.json",
+        "model_patch.diff",
+    ]
+    written = json.loads((folder / "journal.json").read_text())
+    assert (written["status"], written["error_type"], written["sh"]["returncode"]) == (
+        "error",
+        "NonZeroExit",
+        3,
+    )
+    assert 0 <= written["metrics"]["time_to_first_edit_s"] < 30
+
+
+def test_files_that_cannot_be_written_cost_one_line_and_nothing_else(wrap: Wrap, top: Path) -> None:
+    done = wrap("/bin/sh", "-c", "exit 0", asked={"cwd": str(top), "pipeline_files": "/proc/none"})
+    assert done.returncode == 0
+    assert b"files for the pipeline not written: " in done.stderr
