@@ -187,15 +187,21 @@ def runs(limit: int | None, journal: str | None, tz: tzinfo | None, as_json: boo
 
 @main.command()
 @click.argument("run", default="@last")
+@click.option(
+    "--claims", is_flag=True, help="Only what was claimed or configured, and what was sent and seen."
+)
 @reads
-def show(run: str, journal: str | None, tz: tzinfo | None, as_json: bool) -> None:
+def show(run: str, claims: bool, journal: str | None, tz: tzinfo | None, as_json: bool) -> None:
     """Show one run: RUN is its short id, the beginning of its id, or @last."""
-    from telemetry import queries, timeline
+    from telemetry import findings, queries, timeline
 
     jaeger = Settings.load(os.environ, {"journal": journal}).jaeger
     with open_reading(journal) as read:
         found = queries.timeline(read.engine, queries.run(read.engine, run), read.book)
-    timeline.show(found, form_of(as_json, tz), jaeger)
+    if claims:
+        findings.show_claims(found, timeline.parameters(found), form_of(as_json, tz))
+    else:
+        timeline.show(found, form_of(as_json, tz), jaeger)
 
 
 @main.command()

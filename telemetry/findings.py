@@ -12,9 +12,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from telemetry import faults
+from telemetry import display, faults
 from telemetry.claims import DEFAULTS
+from telemetry.display import Column
 from telemetry.queries import Timeline
+from telemetry.reports import Form
 
 _NAMES = {
     "max_tokens": ("max_output_tokens", "max_completion_tokens", "max_tokens"),
@@ -101,6 +103,51 @@ def claims(timeline: Timeline) -> list[str]:
 
 def _sides(claim: Any) -> tuple[tuple[str, str | None], ...]:
     return ("transmitted", claim.transmitted), ("observed", claim.observed)
+
+
+class Said(NamedTuple):
+    """A claim, or a parameter of the agent's configuration, and what became of it."""
+
+    source: str
+    """``option`` or ``file`` for a claim, ``configuration`` for what the agent had configured."""
+    name: str
+    value: str | None
+    verdict: str | None
+    """``None``: not checked yet. A configured value that was not sent is ``refuted``."""
+    transmitted: str | None
+    observed: str | None
+
+
+def said(timeline: Timeline, sent: Mapping[str, Mapping[str, int]]) -> list[Said]:
+    """All claims, and what was configured and not sent so."""
+    made = [
+        Said(c.source or "", c.name, c.value, c.verdict, c.transmitted, c.observed) for c in timeline.claims
+    ]
+    return made + [
+        Said("configuration", one.name, one.configured, "refuted", one.transmitted, None)
+        for one in differences(timeline, sent)
+    ]
+
+
+def show_claims(timeline: Timeline, sent: Mapping[str, Mapping[str, int]], form: Form) -> None:
+    """The claims of one run in the wanted form."""
+    found = said(timeline, sent)
+    columns: list[Column[Said]] = [
+        Column("source", lambda one: one.source, "BY"),
+        Column("name", lambda one: one.name, "CLAIM", lambda one: f"{one.name}={one.value}"),
+        Column("value", lambda one: one.value),
+        Column("verdict", lambda one: one.verdict, "VERDICT", lambda one: one.verdict or "not checked yet"),
+        Column("observed", lambda one: one.observed, "OBSERVED", lambda one: one.observed or "", extra=1),
+        Column("transmitted", lambda one: one.transmitted, "TRANSMITTED", rest=True),
+    ]
+    if form.kind == "json":
+        display.write_json(form.out, [one._asdict() for one in found])
+    elif form.kind == "lines":
+        display.write_lines(form.out, columns, found)
+    elif found:
+        display.write_table(form.out, columns, found)
+    else:
+        display.write_text(form.out, "Nothing was claimed, and what was sent is what was configured.")
 
 
 def protocol(timeline: Timeline) -> list[faults.Fault]:

@@ -55,3 +55,12 @@ def test_faults_and_results_are_shown(data_home: Path) -> None:
     found = shown(data_home, {})
     assert [fault["kind"] for fault in found["faults"]] == ["unanswered", "never executed"]
     assert [(one["name"], one["value"], one["unit"]) for one in found["results"]] == [("speedup", 1.25, "x")]
+
+
+def test_claims_and_differences_alone(data_home: Path) -> None:
+    shown(data_home, {"max_output_tokens": 4096, "top_p": 1, "top_k": 0, "temperature": 0.5})
+    asked = CliRunner().invoke(cli.main, ["show", "--claims"])
+    assert asked.stdout.splitlines() == [
+        "source\tname\tvalue\tverdict\tobserved\ttransmitted",
+        "configuration\tparallel_tool_calls\tfalse\trefuted\t\tnever sent; the API's own default is true",
+    ]
