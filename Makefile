@@ -19,7 +19,7 @@ STAMP := .venv/made-$(shell { echo "$(CURDIR) $(PYTHON)"; cat $(LOCK); sed '/^\#
   | cksum | cut -d ' ' -f 1)
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-PYTEST_FLAGS ?= -n auto --dist loadgroup
+PYTEST_FLAGS ?= -n auto --dist loadfile
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

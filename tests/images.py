@@ -7,6 +7,7 @@ already and is not of ours is used as it is. An engine that does not run is star
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -42,17 +43,25 @@ class NoEngine(Exception):
 
 @contextmanager
 def engine() -> Iterator[None]:
-    """A Docker engine that answers, for as long as this lasts. Raises `NoEngine`."""
-    if answers():
-        yield
-        return
+    """A Docker engine that answers, for as long as this lasts; others who ask wait. Raises `NoEngine`."""
+    build.cache_folder().mkdir(parents=True, exist_ok=True)
+    with (build.cache_folder() / "engine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if answers():
+            yield
+            return
+        with _started():
+            yield
+
+
+@contextmanager
+def _started() -> Iterator[None]:
     daemon = shutil.which("dockerd")
     if daemon is None:
         raise NoEngine("no Docker engine runs, and dockerd is not installed (Debian: docker.io, iptables)")
     if os.getuid() != 0:
         raise NoEngine("no Docker engine runs, and only root could start one")
     log = build.cache_folder() / "dockerd.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen([daemon], stdout=output, stderr=output, start_new_session=True)
     try:

@@ -26,7 +26,7 @@ from tests.generations import ROOT
 from tests.traced import COMMIT, Agent, Jaeger
 from tests.wrapped import eventually
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.timeout(400)
 
 PUBLISHED = ("OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "JAEGER_PORT", "POSTGRES_PORT")
 DEMANDED = os.environ.get("COMPOSE_TEST") == "1"

@@ -41,8 +41,6 @@ from tests.generations import ROOT
 from tests.traced import COMMIT, ERROR, REPOSITORY, Agent, Jaeger, Recorded, Span
 from tests.wrapped import eventually, is_alive
 
-pytestmark = pytest.mark.xdist_group("stack")  # one process starts it, once
-
 PATIENCE_S = 90.0
 """After an outage, the longest pauses of deliverer and collector come first: 30 s and 15 s."""
 GIB = 1 << 30
