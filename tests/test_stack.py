@@ -454,14 +454,15 @@ def test_the_stack_says_where_it_is_and_ctrl_c_stops_all_of_it(
 
 
 def test_a_program_that_ends_by_itself_ends_the_stack_with_its_last_words(
-    foreground: subprocess.Popen[str],
+    foreground: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     greeting(foreground)
     started = children(foreground.pid)
-    os.kill(started[-1], signal.SIGTERM)
+    os.kill(started[-1], signal.SIGKILL)
     _, stderr = foreground.communicate(timeout=60)
     assert foreground.returncode == 1
-    assert "collector ended:" in stderr and "Shutdown complete" in stderr
+    last_words = (tmp_path / "home" / "stack" / "collector.log").read_text().splitlines()[-1]
+    assert "collector ended:" in stderr and last_words in stderr
     assert not [pid for pid in started if is_alive(pid)]
 
 
