@@ -155,9 +155,8 @@ class EventLog:
     def replay(self, connection: Connection, run_id: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """All stored events of a run."""
         query = select(_EVENT.c.producer, _EVENT.c.seq, _EVENT.c.body).where(_EVENT.c.run_id == run_id)
-        with connection.execute(query, execution_options={"yield_per": 1000}) as stored:
-            for producer, seq, body in stored:
-                yield producer, seq, from_json(body, cache_strings="keys")
+        for producer, seq, body in connection.execute(query):
+            yield producer, seq, from_json(body, cache_strings="keys")
 
     def replay_part(
         self, connection: Connection, producer: str, first: int, last: int
@@ -166,9 +165,8 @@ class EventLog:
         query = select(_EVENT.c.seq, _EVENT.c.body).where(
             _EVENT.c.producer == producer, _EVENT.c.seq.between(first, last)
         )
-        with connection.execute(query, execution_options={"yield_per": 1000}) as stored:
-            for seq, body in stored:
-                yield seq, from_json(body, cache_strings="keys")
+        for seq, body in connection.execute(query):
+            yield seq, from_json(body, cache_strings="keys")
 
     def runs(self, connection: Connection) -> list[str]:
         """The runs that have events."""
