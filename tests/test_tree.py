@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from telemetry import scan
 from telemetry.difference import excess
 from telemetry.objects import TreeUnknown
 from telemetry.tree import top_of
@@ -158,12 +159,31 @@ def test_a_file_that_is_touched_and_not_changed_is_no_change(top: Path, own: Pat
     assert look.changed() == {}
 
 
-def test_a_file_of_the_same_size_and_time_is_still_a_change(top: Path, own: Path) -> None:
+def test_a_file_of_the_same_size_and_time_is_still_a_change(
+    top: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "_RACY_NS", 0)
     before = (top / "a.py").stat()
     look = Look(top, own)
+    assert b"a.py" in look.start.found.signatures
     (top / "a.py").write_bytes(b"x" * before.st_size)
     os.utime(top / "a.py", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert look.changed() == {"a.py": "M"}
+
+
+def test_a_file_is_read_again_if_it_changed_just_before_it_was_read(
+    top: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "_RACY_NS", 10**18)
+    assert Look(top, own).start.found.signatures == {}
+
+
+def test_an_untouched_file_is_not_read_again(top: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "_RACY_NS", 0)
+    look = Look(top, own)
+    monkeypatch.setattr(scan, "_read", lambda *_: None)
+    end = look.end()
+    assert (end.tree, end.found.unread) == (look.start.tree, {})
 
 
 # --- worktrees of every kind ----------------------------------------------------------------------
