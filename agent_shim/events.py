@@ -539,6 +539,25 @@ class AttemptRefused(NamedTuple):
     policy: str | None = None
 
 
+@_named("configuration.read")
+class ConfigurationRead(NamedTuple):
+    """Where the agent takes its configuration from: command line over environment over file.
+
+    What it makes of the file is in ``agent.turn.started``, what it sends in ``llm.call.started``.
+    """
+
+    agent: str
+    options: dict[str, str] | None = None
+    """On the command line, secrets left out."""
+    environment: dict[str, str] | None = None
+    """Variables that the agent reads; of a key only that it is ``set``."""
+    file: str | None = None
+    file_bytes: int | None = None
+    file_sha256: str | None = None
+    file_reason: str | None = None
+    """Why the file could not be read."""
+
+
 @_named("claim.made")
 class ClaimMade(NamedTuple):
     """Somebody asserts something of the run, which is to be checked."""
@@ -647,6 +666,7 @@ Event = Union[
     EventsLost,
     AttemptReserved,
     AttemptRefused,
+    ConfigurationRead,
     ClaimMade,
     ClaimChecked,
     ResultAttached,

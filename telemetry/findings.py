@@ -82,6 +82,7 @@ def sections(
             for one in differences(timeline, sent)
         ],
     )
+    yield "Configured by, the first over the next", list(_sources(timeline.sources or {}))
     yield "Faults of the protocol", [fault.reason for fault in protocol(timeline)]
     yield (
         "Results",
@@ -90,6 +91,16 @@ def sections(
             for one in timeline.results
         ],
     )
+
+
+def _sources(read: Mapping[str, Any]) -> Iterator[str]:
+    for option, value in (read.get("options") or {}).items():
+        yield f"command line: {option} {value}"
+    for name, value in (read.get("environment") or {}).items():
+        yield f"environment: {name}={value}"
+    if read.get("file"):
+        known = f"sha256 {str(read.get('file_sha256'))[:16]}" if read.get("file_sha256") else "not read"
+        yield f"file: {read['file']} ({read.get('file_reason') or known})"
 
 
 def claims(timeline: Timeline) -> list[str]:
@@ -169,6 +180,7 @@ def objects(timeline: Timeline, sent: Mapping[str, Mapping[str, int]]) -> dict[s
         "checks": [_parsed(row) for row in timeline.checks],
         "claims": [_parsed(row) for row in timeline.claims],
         "results": [row._asdict() for row in timeline.results],
+        "configuration_sources": timeline.sources,
         "differences": [one._asdict() for one in differences(timeline, sent)],
         "faults": [fault._asdict() for fault in protocol(timeline)],
     }

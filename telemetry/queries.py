@@ -17,7 +17,7 @@ from agent_shim.canonical import encode
 from agent_shim.errors import NotFound
 from telemetry import checks, costs, totals
 from telemetry.database import reachable
-from telemetry.evidence import CHECK, CLAIM, PATCH, RESULT, VERDICT
+from telemetry.evidence import CHECK, CLAIM, PATCH, RESULT, VERDICT, events
 from telemetry.filters import CALL, EVENT, NEWEST_FIRST, PRODUCER, REQUEST, RUN, TOOL, USAGE, Filters
 from telemetry.pricing import PriceBook
 from telemetry.totals import Cost, CostLine, Group
@@ -63,6 +63,8 @@ class Timeline(NamedTuple):
     cost: CostLine
     book: str
     """The price book."""
+    sources: Mapping[str, Any] | None = None
+    """Where the agent takes its configuration from (``configuration.read``)."""
     verdicts: Sequence[Row[Any]] = ()
     checks: Sequence[Row[Any]] = ()
     claims: Sequence[Row[Any]] = ()
@@ -163,6 +165,7 @@ def timeline(engine: Engine, run: Row[Any], book: PriceBook) -> Timeline:
             configured=_configured(connection, run),
             cost=next(iter(groups.values())).line(),
             book=book.name,
+            sources=next((e["data"] for e in events(connection, run.run_id, "configuration.read")), None),
             verdicts=_of_run(connection, VERDICT, run, "policy"),
             checks=sorted(_of_run(connection, CHECK, run, "policy"), key=_place_of_check),
             claims=_of_run(connection, CLAIM, run, "name"),

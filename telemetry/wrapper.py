@@ -37,6 +37,7 @@ from agent_shim.events import (
 )
 from agent_shim.redaction import Redactor, live_secrets, redact_arguments
 from telemetry import child, descendants, handover, launch, pipeline_files, places
+from telemetry.agent_config import configuration
 from telemetry.captures import END_S, START_S, Capture
 from telemetry.command import find_program
 from telemetry.endings import Ending, tell
@@ -171,8 +172,10 @@ class Recording:
             places.make(settings.home)
             places.write_destination(settings.home, self.run_id, places.destination_of(settings))
             self._begin = self._spool.append(self._started(known))
-            for event in (*((admitted,) if admitted else ()), *request.claims):
-                self._spool.append(event, parent=self._begin)
+            read = configuration(known.agent, request.command, self._cwd, self._environ)
+            for event in (admitted, read, *request.claims):
+                if event is not None:
+                    self._spool.append(event, parent=self._begin)
         except OSError as error:
             say(f"not recorded: {error.filename or settings.home}: {error.strerror}")
         else:
