@@ -433,10 +433,11 @@ def test_a_full_disk_is_told_and_nothing_is_lost_or_stuck(tmp_path: Path) -> Non
             pages = connection.execute(text("PRAGMA page_count")).scalar()
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
         big = body(GOOD | {"data": {"x": "y" * 100_000}})
+        before = opened.held(RUN), views(opened)
         with pytest.raises(JournalUnreachable, match="full") as caught:
             opened.ingest([big, *made.bodies()], "test")
         assert "space" in str(caught.value.hint)
-        assert opened.held(RUN) == opened.held(RUN)
+        assert (opened.held(RUN), views(opened)) == before
         with opened.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA max_page_count=1000000")
         assert opened.ingest([big, *made.bodies()], "test").new == len(made.events) + 1 - 4
