@@ -186,7 +186,7 @@ def _pairing_of_chat(messages: Any) -> Pairing | None:
         elif role == "assistant":
             outputs = []
             calls = message.get("tool_calls")
-            for call in calls if type(calls) in (list, tuple) else ():
+            for call in calls if isinstance(calls, list | tuple) else ():
                 if isinstance(call, dict) and isinstance(call.get("id"), str):
                     asked[call["id"]] = None
     return Pairing(len(messages), outputs, [call_id for call_id in asked if call_id not in answered])

@@ -168,7 +168,7 @@ def expect_tool_calls(home: Path, ledger: Ledger, executed: int) -> None:
 
 
 def expect_patch(home: Path, ended: Ended, scenario: Scenario) -> None:
-    """The patch is what the tree says, whatever the agent's own file has, and what the agent claims is told."""
+    """The patch is what the tree says, whatever the agent's own file has; the agent's claims are told."""
     ((size, applies, agents), (success, interactions)) = (
         *rows(home, "SELECT bytes, applies, agent_patches FROM patch"),
         *rows(home, "SELECT success, interactions FROM trajectory"),
