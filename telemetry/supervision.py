@@ -4,7 +4,7 @@ Promises, each a test in ``tests/test_wrapper.py``:
 
 * A signal that reaches us reaches the agent, the same one. Where the agent shares our terminal, the
   terminal has already sent it what a key made (interrupt, quit, stop), and it is not sent twice.
-* A time limit ends with SIGTERM, and SIGKILL 10 seconds later. A signal from outside gives 2 seconds,
+* A time limit ends with SIGTERM, and SIGKILL after a grace of 10 seconds. A signal from outside gives 2 seconds,
   so that all is done within the 5 that a pipeline waits.
 * The agent's own end decides what is recorded, not the end of what it left behind.
 """
@@ -90,6 +90,7 @@ class Supervision:
         timeout_s: float | None,
         resized: Callable[[], None] | None,
         others: frozenset[int],
+        grace_s: float = TIMEOUT_GRACE_S,
     ) -> None:
         self._pid = pid
         self._signals = signals
@@ -100,6 +101,7 @@ class Supervision:
         self._times_out_at = time.monotonic() + timeout_s if timeout_s is not None else None
         self._kill_at: float | None = None
         self._killed_at: float | None = None
+        self._grace_s = grace_s
         self._timed_out = False
         self.cancelled_by: int | None = None
         self._key: int | None = None
@@ -155,7 +157,7 @@ class Supervision:
             self._timed_out = True
             self._send(signal.SIGTERM)
             self._send(signal.SIGCONT)
-            self._grant(TIMEOUT_GRACE_S)
+            self._grant(self._grace_s)
         if self._kill_at is not None and now >= self._kill_at and self._killed_at is None:
             self._killed_at = now
             self._send(signal.SIGKILL)
@@ -209,10 +211,29 @@ def _in_foreground() -> bool:
 
 
 def oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """How many processes of our control group (version 2) were killed for memory; ``None``: unknown."""
+    """How many processes of our control group were killed for memory; ``None``: unknown.
+
+    As the kernel counts it: in ``memory.events`` of version 2, in ``memory.oom_control`` of version 1.
+    """
     try:
-        group = next(line[3:] for line in proc.read_text().splitlines() if line.startswith("0::"))
-        events = (root / group.lstrip("/") / "memory.events").read_text()
-        return next(int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill "))
-    except (OSError, StopIteration, ValueError, IndexError):
+        lines = proc.read_text().splitlines()
+    except OSError:
         return None
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            counted = _counted(root / group.lstrip("/") / "memory.events")
+        elif "memory" in controllers.split(","):
+            counted = _counted(root / "memory" / group.lstrip("/") / "memory.oom_control")
+        else:
+            continue
+        if counted is not None:
+            return counted
+    return None
+
+
+def _counted(file: Path) -> int | None:
+    try:
+        return next(int(line.split()[1]) for line in file.read_text().splitlines() if line[:9] == "oom_kill ")
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None  # not mounted here, or an older kernel

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ from telemetry.identity import Identity, identify
 from telemetry.relay import Streams, TerminalMode
 from telemetry.settings import VERSION, Settings, without_password
 from telemetry.spooled import Run
-from telemetry.supervision import Signals, Supervision
+from telemetry.supervision import TIMEOUT_GRACE_S, Signals, Supervision
 
 if TYPE_CHECKING:
     from telemetry.claim_watch import ClaimWatch
@@ -78,6 +79,8 @@ class RunRequest(NamedTuple):
     cwd: str | None = None
     """Working folder of the agent; ours when left out."""
     timeout_s: float | None = None
+    grace_s: float = TIMEOUT_GRACE_S
+    """From SIGTERM to SIGKILL after the time limit."""
     tags: Mapping[str, str] | None = None
     attempt: int | None = None
     claims: tuple[ClaimMade, ...] = ()
@@ -90,12 +93,15 @@ class RunRequest(NamedTuple):
 
 
 def run(request: RunRequest) -> int:
-    """Run the agent and record it; the exit code to end with. To be called by the main thread.
+    """Run the agent and record it; the exit code to end with. Raises `RuntimeError` off the main thread.
 
     The code is the agent's own, 128+n when signal n ended it, 124 after the time limit, 127 or 126 when
     the program was not found or could not be executed, 125 for a mistake in what was asked of us. With
     ``AGENT_TELEMETRY_DISABLED`` this process becomes the agent, and the call does not return.
     """
+    if threading.current_thread() is not threading.main_thread():
+        # The agent would be killed when the thread that started it ends; and signals come to the main one.
+        raise RuntimeError("a run can be started by the main thread only")
     if request.settings.disabled:
         return plainly(request)
     _fill_standard_streams()
@@ -302,6 +308,7 @@ class Recording:
             signals,
             own_group=own_group,
             timeout_s=self._request.timeout_s,
+            grace_s=self._request.grace_s,
             resized=streams.resize if streams else None,
             others=others,
         ).run()

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from agent_shim.events import span_id
-from telemetry.supervision import oom_kills
 from tests.generations import ROOT
 from tests.wrapped import DRIVER, Wrap, eventually, is_alive, wrap
 
@@ -187,17 +186,6 @@ def test_a_descendant_that_ignores_sigterm_is_killed(wrap: Wrap) -> None:
     done = wrap("sh", "-c", f'setsid sh -c "{stubborn}" & sleep 0.3')
     assert any("trap" in process["command"] for process in done.end["leftover"])
     assert not any(is_alive(process["pid"]) for process in done.end["leftover"])
-
-
-def test_a_kill_for_want_of_memory_is_counted_by_the_control_group(tmp_path: Path) -> None:
-    """W13, as far as it can be tried without one: where the kernel tells it, and where it does not."""
-    (tmp_path / "cgroup").write_text("1:name=systemd:/x\n0::/agents/one\n")
-    events = tmp_path / "agents" / "one" / "memory.events"
-    events.parent.mkdir(parents=True)
-    events.write_text("low 0\noom 3\noom_kill 2\noom_group_kill 0\n")
-    assert oom_kills(tmp_path / "cgroup", tmp_path) == 2
-    assert oom_kills(tmp_path / "cgroup", tmp_path / "elsewhere") is None
-    assert oom_kills(tmp_path / "missing", tmp_path) is None
 
 
 # --- signals from outside --------------------------------------------------------------------------
