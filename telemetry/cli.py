@@ -186,6 +186,38 @@ def runs(limit: int | None, journal: str | None, tz: tzinfo | None, as_json: boo
 
 
 @main.command()
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=0.5,
+    show_default=True,
+    help="Time between two looks.",
+)
+@click.option("--exit-status", is_flag=True, help="Exit with 1 when a run that was watched has failed.")
+@journal_option
+@click.option("--json", "as_json", is_flag=True, help="A JSON object per line, whenever something changes.")
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+def watch(
+    runs: tuple[str, ...], interval: float, exit_status: bool, journal: str | None, as_json: bool
+) -> None:
+    """Watch runs while they go on: what each is doing, its tokens and cost so far.
+
+    RUN is as for show; without it every run is watched, those too that begin meanwhile. Ends when none of
+    them goes on. A cost or number of tokens with a ≥ before it lacks something.
+    """
+    from telemetry import watch as live
+
+    settings = Settings.load(os.environ, {"journal": journal})
+    with open_reading(journal) as read:
+        screen = live.screen_for(sys.stdout, form_of(as_json, None).kind)
+        ended = live.watch(read, settings, os.environ, runs, screen, interval)
+    if not ended:
+        click.echo("Nothing is running.", err=True)
+    sys.exit(FINDINGS if exit_status and any(live.has_failed(one) for one in ended) else 0)
+
+
+@main.command()
 @click.argument("run", default="@last")
 @click.option(
     "--claims", is_flag=True, help="Only what was claimed or configured, and what was sent and seen."

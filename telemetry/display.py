@@ -151,6 +151,11 @@ class Column(NamedTuple, Generic[Record]):
 def write_lines(out: TextIO, columns: Sequence[Column[Any]], records: Iterable[Any]) -> None:
     """Tab-separated output: a line of names, then a line per record."""
     out.write("\t".join(column.name for column in columns) + "\n")
+    append_lines(out, columns, records)
+
+
+def append_lines(out: TextIO, columns: Sequence[Column[Any]], records: Iterable[Any]) -> None:
+    """More of the same, without the line of names."""
     for record in records:
         out.write("\t".join(_field(column.raw(record)) for column in columns) + "\n")
 
@@ -178,11 +183,18 @@ def write_table(
 
     `last` is a line of its own below the others, with a text for each column.
     """
+    console = console_on(out)
+    console.print(table_of(console.width, columns, records, last))
+
+
+def table_of(
+    width: int, columns: Sequence[Column[Any]], records: Sequence[Any], last: Sequence[str] | None = None
+) -> Any:
+    """The table of `write_table` on a terminal of that width, to be printed by ``rich``."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    console = _console(out)
     texts = {
         number: [
             column.title,
@@ -197,9 +209,9 @@ def write_table(
         for number, cells in texts.items()
     }
     for number in sorted(texts, key=lambda number: columns[number].extra, reverse=True):
-        if sum(widths.values()) - GAP > console.width and columns[number].extra:
+        if sum(widths.values()) - GAP > width and columns[number].extra:
             del texts[number], widths[number]
-    left = console.width - sum(widths.values()) + GAP + LEAST
+    left = width - sum(widths.values()) + GAP + LEAST
     for number, cells in texts.items():
         if columns[number].rest:
             cells[:] = [cut(cell, left) for cell in cells]
@@ -210,7 +222,7 @@ def write_table(
     for place, line in enumerate(lines, 1):
         style = "bold" if last and place == len(lines) else ""
         table.add_row(*(Text(cell, style) for cell in line))
-    console.print(table)
+    return table
 
 
 def _cell(column: Column[Any], record: Any) -> str:
@@ -224,7 +236,7 @@ def write_text(out: TextIO, text: str = "", style: str = "", *, indent: int = 0)
     """Lines for people, wrapped at words and indented from their second line on; no markup is obeyed."""
     from rich.text import Text
 
-    console = _console(out)
+    console = console_on(out)
     space = " " * indent
     lines = plain(text, lines=True).split("\n")
     wrap = partial(textwrap.wrap, width=console.width, subsequent_indent=space, break_on_hyphens=False)
@@ -232,7 +244,8 @@ def write_text(out: TextIO, text: str = "", style: str = "", *, indent: int = 0)
     console.print(Text("\n".join(part for parts in wrapped for part in parts), style), soft_wrap=True)
 
 
-def _console(out: TextIO) -> Any:
+def console_on(out: TextIO) -> Any:
+    """``rich``'s console on a stream."""
     from rich.console import Console
 
     return Console(file=out, highlight=False, soft_wrap=False)

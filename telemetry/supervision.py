@@ -4,8 +4,8 @@ Promises, each a test in ``tests/test_wrapper.py``:
 
 * A signal that reaches us reaches the agent, the same one. Where the agent shares our terminal, the
   terminal has already sent it what a key made (interrupt, quit, stop), and it is not sent twice.
-* A time limit ends with SIGTERM, and SIGKILL after a grace of 10 seconds. A signal from outside gives 2 seconds,
-  so that all is done within the 5 that a pipeline waits.
+* A time limit ends with SIGTERM, and SIGKILL after a grace of 10 seconds. A signal from outside gives 2
+  seconds, so that all is done within the 5 that a pipeline waits.
 * The agent's own end decides what is recorded, not the end of what it left behind.
 """
 

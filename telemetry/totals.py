@@ -87,9 +87,17 @@ _OF_USAGE = ("model", "day")
 
 
 def group(
-    connection: Connection, by: str, tests: Sequence[Any], filters: Filters | None = None
+    connection: Connection,
+    by: str,
+    tests: Sequence[Any],
+    filters: Filters | None = None,
+    *,
+    so_far: bool = False,
 ) -> dict[tuple[str | None, ...], Group]:
-    """The runs that pass `tests`, grouped `by` one of `KEYS`; of their calls those that `filters` name."""
+    """The runs that pass `tests`, grouped `by` one of `KEYS`; of their calls those that `filters` name.
+
+    With `so_far` a run lacks nothing for the reason alone that it still goes on.
+    """
     groups: dict[tuple[str | None, ...], Group] = {}
     chosen = filters or Filters()
     size = len(KEYS[by])
@@ -102,7 +110,7 @@ def group(
         for row in connection.execute(query.where(*tests)):
             key = tuple(row[:size])
             if key not in groups:
-                groups[key] = Group(by, key)
+                groups[key] = Group(by, key, so_far=so_far)
             take(groups[key], row)
     return groups
 
@@ -158,8 +166,9 @@ class _Sum:
 class Group:
     """What is known of one group of runs so far."""
 
-    def __init__(self, by: str, key: tuple[str | None, ...]) -> None:
+    def __init__(self, by: str, key: tuple[str | None, ...], *, so_far: bool = False) -> None:
         self._by = by
+        self._so_far = so_far
         self._key = dict(zip(KEYS[by], key, strict=True))
         self._runs = self._not_captured = self._incomplete = 0
         self._calls = self._priced = 0
@@ -173,7 +182,8 @@ class Group:
 
     def take_runs(self, row: Row[Any]) -> None:
         """A row of `_runs`."""
-        self._runs, self._not_captured, self._incomplete, *wall = row[len(self._key) :]
+        self._runs, self._not_captured, incomplete, *wall = row[len(self._key) :]
+        self._incomplete = 0 if self._so_far else incomplete
         self._wall.add(*wall)
 
     def take_usage(self, row: Row[Any]) -> None:
