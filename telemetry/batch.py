@@ -25,7 +25,7 @@ from typing import NamedTuple
 from telemetry.filters import Filters
 from telemetry.judging import judge, pending
 from telemetry.outcomes import lines
-from telemetry.planned import is_taken
+from telemetry.planned import at_work, is_taken
 from telemetry.plans import OPEN, Item, Plan, State, states
 from telemetry.policies import Policy
 from telemetry.reading import reading
@@ -63,7 +63,7 @@ def work(
     """Work a plan off; the states of its items at the end. Raises `Stopped` after Ctrl-C."""
     running: dict[str, subprocess.Popen[bytes]] = {}
     tried: dict[str, int] = {}
-    with _ending() as ended:
+    with at_work(settings.home), _ending() as ended:
         while True:
             found = current(batch, rule, settings, environ)
             _start(batch, found, running, tried, settings, environ, tell)

@@ -203,18 +203,18 @@ def watch(
 ) -> None:
     """Watch runs while they go on: what each is doing, its tokens and cost so far.
 
-    RUN is as for show; without it every run is watched, those too that begin meanwhile. Ends when none of
-    them goes on. A cost or number of tokens with a ≥ before it lacks something.
+    RUN is as for show; without it every run is watched, those too that begin meanwhile: the first one is
+    waited for. Ends when none of them goes on, and no plan is being worked off. A cost or number of tokens
+    with a ≥ before it lacks something.
     """
-    from telemetry import watch as live
+    from telemetry.watch import Watch, has_failed, screen_for
 
     settings = Settings.load(os.environ, {"journal": journal})
+    watching = Watch(settings, os.environ, runs)
+    watching.wait(interval, lambda line: click.echo(line, err=True))
     with open_reading(journal) as read:
-        screen = live.screen_for(sys.stdout, form_of(as_json, None).kind)
-        ended = live.watch(read, settings, os.environ, runs, screen, interval)
-    if not ended:
-        click.echo("Nothing is running.", err=True)
-    sys.exit(FINDINGS if exit_status and any(live.has_failed(one) for one in ended) else 0)
+        watching.run(read, screen_for(sys.stdout, form_of(as_json, None).kind), interval)
+    sys.exit(FINDINGS if exit_status and any(has_failed(one) for one in watching.ended) else 0)
 
 
 @main.command()

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, Row, Select, func, or_, select
 
 from telemetry import totals
 from telemetry.database import reachable
-from telemetry.filters import CALL, EVENT, NEWEST_FIRST, REQUEST, RUN, TOOL
+from telemetry.filters import CALL, EVENT, NEWEST_FIRST, REQUEST, RUN, TOOL, stored
 from telemetry.rows import at
 from telemetry.totals import CostLine
 
@@ -31,7 +31,8 @@ class Phase(NamedTuple):
     """What a run is doing."""
 
     name: str
-    """``starting``, ``model call``, ``back-off``, ``tool …``, ``agent``, ``running``, ``ending``, ``ended``."""
+    """``starting``, ``model call``, ``back-off``, ``tool …``, ``agent``, ``running``,
+    ``ending`` or ``ended``."""
     since: str | None
     """When that began, as in the tables."""
 
@@ -58,11 +59,15 @@ class Known(NamedTuple):
     """When the agent's process was gone."""
 
 
-def running(engine: Engine) -> list[str]:
-    """The ids of the runs that are going on, the latest first. Raises `JournalUnreachable`."""
-    going = select(RUN.c.run_id).where(RUN.c.state == "running").order_by(*NEWEST_FIRST)
+def current(engine: Engine, since: datetime) -> list[str]:
+    """The ids of the runs that are going on or began after a time, the latest first.
+
+    Raises `JournalUnreachable`.
+    """
+    wanted = or_(RUN.c.state == "running", RUN.c.started_at >= stored(since))
+    found = select(RUN.c.run_id).where(wanted).order_by(*NEWEST_FIRST)
     with reachable(engine), engine.connect() as connection:
-        return list(connection.execute(going).scalars())
+        return list(connection.execute(found).scalars())
 
 
 def look(engine: Engine, ids: Sequence[str]) -> list[Live]:

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 TAKEN = 75
@@ -52,6 +53,31 @@ def hold(path: Path) -> int | None:
         os.close(held)
         return None
     return held
+
+
+@contextmanager
+def at_work(home: Path) -> Iterator[None]:
+    """Inside, a plan is being worked off in this data folder, and whoever watches its runs can tell."""
+    fd = os.open(_at_work(home), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_at_work(home: Path) -> bool:
+    """Whether any plan is being worked off in this data folder."""
+    try:
+        return is_taken(_at_work(home))
+    except OSError:
+        return False  # the folder cannot be written to, so nobody works there
+
+
+def _at_work(home: Path) -> Path:
+    folder = home / "planned"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / "at-work"
 
 
 def is_taken(path: Path) -> bool:

@@ -4,7 +4,8 @@ Promises, each with its test in ``tests/test_watch.py``:
 
 * What an agent's process wrote is shown at the next look: each look delivers first, as every reading
   command does, and prices what is new.
-* It ends when nothing that it watches runs any more, and shows of each run how it ended.
+* It waits for the first run; then it ends when nothing runs any more and no plan is being worked off, and
+  shows of each run how it ended, also of one that was over before it could be looked at.
 * Away from a terminal a line is written when something has changed, and is never taken back.
 * What was not seen is unknown, and what lacks something is a lower bound, as in every other answer.
 """
@@ -14,16 +15,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
 from telemetry import display, live
 from telemetry.costs import price_pending
 from telemetry.deliverer import deliver
 from telemetry.display import Column, duration
+from telemetry.journal import Journal
 from telemetry.live import Live
+from telemetry.outcomes import summed
+from telemetry.planned import is_at_work
 from telemetry.queries import run, short
-from telemetry.reading import Reading
+from telemetry.reading import Reading, exists
 from telemetry.reports import cost_object, status
 from telemetry.rows import at
 from telemetry.settings import Settings
@@ -31,6 +35,12 @@ from telemetry.totals import Cost, Total
 
 DELIVERY_S = 1.0
 """How long a look waits for events to arrive; what comes later is shown at the next one."""
+SETTLE_S = 2.0
+"""How long nothing must have run before a watch ends: longer than a loop needs from one run to the next."""
+FRAME = 3
+"""Lines of a terminal beside those of runs: the titles, the sum, the cursor."""
+REASON = 100
+"""Characters of a failure's message that are shown."""
 UNSEEN = "nothing seen yet"
 
 
@@ -46,44 +56,78 @@ class Screen(Protocol):
         ...
 
 
-def watch(
-    read: Reading,
-    settings: Settings,
-    environ: Mapping[str, str],
-    names: Sequence[str],
-    screen: Screen,
-    interval_s: float,
-) -> list[Live]:
-    """Show runs until none goes on; those that ended meanwhile, and of `names` those that had before.
+class Watch:
+    """Looks again and again. Without `names` at every run that goes on, and at those that begin meanwhile."""
 
-    Without `names` every run that goes on, those too that begin meanwhile. Raises `NotFound` for a name
-    that is none, and `JournalUnreachable`.
-    """
-    watched = [run(read.engine, name).run_id for name in names]
-    ended: list[Live] = []
-    try:
-        while True:
-            ids = watched if names else list(dict.fromkeys([*live.running(read.engine), *watched]))
-            found = live.look(read.engine, ids)
-            over = [one for one in found if one.run.state != "running"]
-            going = [one for one in found if one.run.state == "running"]
-            screen.show(going, over, time.time_ns())
-            ended += over
-            if not going:
-                return ended
-            watched = [one.run.run_id for one in going]
+    def __init__(self, settings: Settings, environ: Mapping[str, str], names: Sequence[str]) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._names = names
+        self._began = datetime.now(UTC)
+        self._quiet_at = time.monotonic()
+        self._going: set[str] = set()
+        self._told: set[str] = set()
+        self.ended: list[Live] = []
+        """The runs that ended meanwhile, and of those that were named all that are over."""
+
+    def wait(self, interval_s: float, say: Callable[[str], None]) -> None:
+        """Until there is a run to look at; said once when there is none yet."""
+        if self._names or self._is_any():
+            return
+        say("Nothing is running; waiting for a run to begin. Ctrl-C ends this.")
+        while not self._is_any():
             time.sleep(interval_s)
-            deliver(settings, environ, limit_s=DELIVERY_S)
-            price_pending(read.engine, read.book)
-    finally:
-        screen.close()
+            deliver(self._settings, self._environ, limit_s=DELIVERY_S)
+
+    def _is_any(self) -> bool:
+        if not exists(self._settings.journal):
+            return False
+        with Journal.open(self._settings.journal) as journal:
+            return bool(live.current(journal.engine, self._began))
+
+    def run(self, read: Reading, screen: Screen, interval_s: float) -> None:
+        """Show runs until none goes on and none is to come.
+
+        Raises `NotFound` for a name that is none, and `JournalUnreachable`.
+        """
+        named = [run(read.engine, name).run_id for name in self._names]
+        try:
+            while True:
+                going, over = self._look(read, named)
+                screen.show(going, over, time.time_ns())
+                if not going and self._is_over():
+                    return
+                time.sleep(interval_s)
+                deliver(self._settings, self._environ, limit_s=DELIVERY_S)
+                price_pending(read.engine, read.book)
+        finally:
+            screen.close()
+
+    def _look(self, read: Reading, named: Sequence[str]) -> tuple[list[Live], list[Live]]:
+        """The runs that go on, and those that have ended since the last look."""
+        ids = named or self._going | set(live.current(read.engine, self._began))
+        found = live.look(read.engine, [name for name in ids if name not in self._told])
+        going = [one for one in found if one.run.state == "running"]
+        over = [one for one in found if one.run.state != "running"]
+        self._going = {one.run.run_id for one in going}
+        self._told.update(one.run.run_id for one in over)
+        self.ended += over
+        if going or over:
+            self._quiet_at = time.monotonic() + SETTLE_S
+        return going, over
+
+    def _is_over(self) -> bool:
+        """Whether no run is to be waited for: between two of a plan or of a loop there is a pause."""
+        if self._names:
+            return True
+        return time.monotonic() >= self._quiet_at and not is_at_work(self._settings.home)
 
 
 def has_failed(one: Live) -> bool:
     """Whether the end of a run is one that no process gives that went well by its own account."""
     ended = one.run
     well = ended.outcome == "returned" or (ended.outcome == "exited" and ended.exit_code == 0)
-    return ended.state != "finished" or not well
+    return bool(ended.state != "finished" or not well)
 
 
 def screen_for(out: TextIO, kind: str) -> Screen:
@@ -96,7 +140,7 @@ def screen_for(out: TextIO, kind: str) -> Screen:
 
 def is_seen(one: Live) -> bool:
     """Whether the calls of a run are known."""
-    return one.run.capture == "captured"
+    return bool(one.run.capture == "captured")
 
 
 def _unseen(one: Live) -> str:
@@ -143,18 +187,20 @@ def _phase(one: Live, now_ns: int) -> str:
 
 
 def _commit(one: Live) -> str | None:
-    return one.run.commit or one.run.commit_given
+    name: str | None = one.run.commit or one.run.commit_given
+    return name
 
 
-def columns(now_ns: int) -> list[Column[Live]]:
-    """What is shown of a run."""
+def columns(now_ns: int, *, tasks: bool = True) -> list[Column[Live]]:
+    """What is shown of a run; on a terminal its task only with `tasks`."""
 
     def if_seen(value: Callable[[Live], int]) -> Callable[[Live], int | None]:
         return lambda one: value(one) if is_seen(one) else None
 
     return [
-        Column("time", lambda one: at(now_ns)),
+        Column("time", lambda _: at(now_ns)),
         Column("run_id", lambda one: one.run.run_id, "RUN", lambda one: short(one.run.run_id)),
+        Column("task", lambda one: one.run.task, "TASK" if tasks else "", extra=6),
         Column("agent", lambda one: one.run.agent, "AGENT", extra=4),
         Column("commit", _commit, "COMMIT", lambda one: (_commit(one) or display.UNKNOWN)[:8], extra=3),
         Column("state", lambda one: one.run.state),
@@ -223,22 +269,35 @@ class Table:
         from rich.live import Live as Drawn
 
         self._console = display.console_on(out)
+        self._over: list[Live] = []
         self._drawn = Drawn(console=self._console, auto_refresh=False)
         self._drawn.start()
+        self._console.show_cursor(True)  # whoever stops or kills us is left with a whole terminal
 
     def show(self, going: Sequence[Live], over: Sequence[Live], now_ns: int) -> None:
+        from rich.console import Group
         from rich.text import Text
 
         for one in over:
             self._console.print(Text(_last_words(one)), soft_wrap=True)
-        table = display.table_of(self._console.width, columns(now_ns), going) if going else ""
-        self._drawn.update(table, refresh=True)
+        self._over += over
+        shown = columns(now_ns, tasks=any(one.run.task for one in going))
+        seen = going[: max(1, self._console.height - FRAME)]
+        table = [display.table_of(self._console.width, shown, seen)] if going else []
+        self._drawn.update(Group(*table, Text(_summary(going, self._over), "bold")), refresh=True)
 
     def close(self) -> None:
         self._drawn.stop()
 
 
 def _last_words(one: Live) -> str:
-    words = [short(one.run.run_id), one.run.agent or "", (_commit(one) or "")[:8], status(one.run)]
+    words = [short(one.run.run_id), one.run.task, one.run.agent, (_commit(one) or "")[:8], status(one.run)]
     used = f"{display.total(tokens(one))} tokens, {display.cost(cost(one))}, {duration(one.run.duration_s)}"
-    return display.plain(f"{' '.join(word for word in words if word)}: {used}")
+    why = f"; {display.cut(one.run.error_message or 'unknown', REASON)}" if has_failed(one) else ""
+    return display.plain(f"{' '.join(word for word in words if word)}: {used}{why}")
+
+
+def _summary(going: Sequence[Live], over: Sequence[Live]) -> str:
+    failed = sum(map(has_failed, over))
+    told = f"{len(going)} running, {len(over)} ended" + (f", {failed} of them failed" if failed else "")
+    return f"{told}; {display.cost(summed(cost(one) for one in (*over, *going)))} so far"
