@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from agent_shim import events
-from agent_shim.attributes import PRODUCER, RUN, SEQ, VERSION
+from agent_shim.attributes import PRODUCER, RUN, SCOPE, SEQ, VERSION
 from agent_shim.canonical import encode
 from agent_shim.events import event_id
 from telemetry import otlp
@@ -128,7 +128,7 @@ def requests(batches: int) -> list[bytes]:
 def _request(bodies: list[bytes]) -> bytes:
     request = ExportLogsServiceRequest()
     scope = request.resource_logs.add().scope_logs.add()
-    scope.scope.name = "agent_telemetry"
+    scope.scope.name = SCOPE
     for body in bodies:
         record = otlp.to_record(body)
         log = scope.log_records.add(time_unix_nano=record.time_ns, trace_id=bytes.fromhex(record.trace_id))

@@ -22,18 +22,21 @@ Key = tuple[int, str, int]
 """Time, producer and sequence number: the order of events across producers."""
 Event = dict[str, Any]
 
+_NO_USAGE: Mapping[str, Any] = MappingProxyType({})
+
 
 class Pair:
     """A begin event and its end, as far as they have come."""
 
-    began: Key | None = None
-    ended: Key | None = None
-    began_mono = 0
-    ended_mono = 0
+    __slots__ = ("began", "began_mono", "ended", "ended_mono", "id", "row")
 
     def __init__(self, identity: str, row: Row) -> None:
         self.id = identity
         self.row = row
+        self.began: Key | None = None
+        self.ended: Key | None = None
+        self.began_mono = 0
+        self.ended_mono = 0
 
     @property
     def key(self) -> Key:
@@ -66,18 +69,22 @@ class Pair:
 class Call(Pair):
     """An LLM call, or a turn of the agent."""
 
-    parent: str | None = None
-    method: str | None = None
-    """A POST makes a response, a GET fetches one."""
-    usage: Mapping[str, Any] = MappingProxyType({})
-    """As it came."""
-    read: Usage | None = None
-    """What `usage` says, once that was asked."""
-    missing: str | None = None
-    api_ns: int | None = None
-    tool_calls: Sequence[dict[str, Any]] = ()
-    share: Share | None = None
-    """What it stands for in the rollup."""
+    __slots__ = ("api_ns", "method", "missing", "parent", "read", "share", "tool_calls", "usage")
+
+    def __init__(self, identity: str, row: Row) -> None:
+        super().__init__(identity, row)
+        self.parent: str | None = None
+        self.method: str | None = None
+        """A POST makes a response, a GET fetches one."""
+        self.usage: Mapping[str, Any] = _NO_USAGE
+        """As it came."""
+        self.read: Usage | None = None
+        """What `usage` says, once that was asked."""
+        self.missing: str | None = None
+        self.api_ns: int | None = None
+        self.tool_calls: Sequence[dict[str, Any]] = ()
+        self.share: Share | None = None
+        """What it stands for in the rollup."""
 
 
 class Settled(NamedTuple):

@@ -9,10 +9,10 @@ Promises, each with its test in ``tests/test_journal.py``:
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
@@ -27,7 +27,7 @@ from .tables import EventRow, QuarantineRow
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 _is_id = lru_cache(maxsize=4096)(_ID.match)
 _RUN = re.compile(rb'"run":"([0-9a-f]{32})"')
-_RISKY = re.compile(r"\\u0000")
+_RISKY = "\\u0000"
 """What may be the escape of NUL, which PostgreSQL refuses in any text. (Lone surrogates are no JSON here.)"""
 
 _LOOKUP = 400
@@ -84,9 +84,9 @@ def decode(body: bytes) -> Arrival:
         and type(event.get("data")) is dict
     ):
         raise EventError("not the shape of an event")
-    if _RISKY.search(text):
+    if _RISKY in text:
         _refuse_nul(event)
-    return Arrival((producer, seq, run, name, time_ns, hashlib.sha256(body).digest(), text), event)
+    return Arrival((producer, seq, run, name, time_ns, sha256(body).digest(), text), event)
 
 
 def _why_unknown(event: object) -> str:
@@ -131,7 +131,7 @@ class EventLog:
     def quarantine(self, connection: Connection, refusals: Sequence[Refusal], source: str, at: str) -> None:
         """Keep what could not be taken, once per content and reason."""
         rows = [
-            (hashlib.sha256(content).digest(), reason, at, source, content) for reason, content in refusals
+            (sha256(content).digest(), reason, at, source, content) for reason, content in refusals
         ]
         self._quarantine.rows(connection, rows)
 

@@ -141,14 +141,16 @@ def decode_logs(data: bytes, content_type: str) -> Logs:
 def _protobuf_records(data: bytes) -> Iterator[tuple[bool, bytes]]:
     for resource in _parse(ExportLogsServiceRequest(), data).resource_logs:
         for scope in resource.scope_logs:
+            is_ours = scope.scope.name == attributes.SCOPE
             for record in scope.log_records:
-                if record.body.HasField("string_value"):
-                    body = record.body.string_value.encode()
-                elif record.body.HasField("bytes_value"):
-                    body = record.body.bytes_value
+                body = record.body
+                if body.HasField("string_value"):
+                    content = body.string_value.encode()
+                elif body.HasField("bytes_value"):
+                    content = body.bytes_value
                 else:  # someone on the way changed it; kept whole, for the quarantine
-                    body = record.SerializeToString()
-                yield _is_ours(scope.scope.name, (item.key for item in record.attributes)), body
+                    content = record.SerializeToString()
+                yield is_ours or _is_marked(item.key for item in record.attributes), content
 
 
 def _json_records(data: bytes) -> Iterator[tuple[bool, bytes]]:
@@ -165,7 +167,11 @@ def _json_records(data: bytes) -> Iterator[tuple[bool, bytes]]:
 
 def _is_ours(scope: str | None, keys: Iterable[str]) -> bool:
     """By scope or by attributes: what stands between may drop the one or the other."""
-    return scope == attributes.SCOPE or not _MARKS.isdisjoint(keys)
+    return scope == attributes.SCOPE or _is_marked(keys)
+
+
+def _is_marked(keys: Iterable[str]) -> bool:
+    return not _MARKS.isdisjoint(keys)
 
 
 # --- spans and metrics --------------------------------------------------------------------------
