@@ -181,7 +181,7 @@ def rows_of(path: Path) -> Rows:
     with closing(sqlite3.connect(path)) as database:
         return {
             name: database.execute(f'SELECT * FROM "{name}" ORDER BY rowid').fetchall()
-            for name in ("event", *COLUMNS)
+            for name in ("identifier", "stored_event", *COLUMNS)
         }
 
 

@@ -50,7 +50,7 @@ from tests.backends import Postgres, started
 from tests.journals import Told, usage
 
 CONNECTIONS = 4
-TABLES = ("event", *COLUMNS)
+TABLES = ("identifier", "stored_event", *COLUMNS)
 LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 
 Send = Callable[[bytes], None]

@@ -29,7 +29,7 @@ from agent_shim.errors import JournalError, JournalTooNew, JournalUnreachable, S
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in ``telemetry/migrations/versions``; kept here so that opening a journal that is
 up to date does not import Alembic (0.2 s)."""
 
@@ -39,8 +39,8 @@ PATIENCE_S = 15.0
 """How long to wait for another process that writes or migrates the same journal."""
 
 _RETRY_S = 0.05
-_PAGE_BYTES = 8192
-"""Events are about a kilobyte: twice SQLite's default leaves a tenth less of the file empty."""
+_PAGE_BYTES = 16384
+"""Events are up to some kilobytes: four times SQLite's default leaves a tenth less of the file empty."""
 _MIGRATION_LOCK = 0x6167_656E_745F_746D
 """Key of PostgreSQL's advisory lock around migrations: the letters ``agent_tm``."""
 

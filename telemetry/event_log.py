@@ -10,10 +10,10 @@ Promises, each with its test in ``tests/test_journal.py``:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic_core import from_json
 from sqlalchemy import Connection, func, select, tuple_
@@ -21,8 +21,8 @@ from sqlalchemy import Connection, func, select, tuple_
 from agent_shim.errors import EventError
 from agent_shim.events import FORMAT_VERSION
 
-from .bulk import Insert
-from .tables import EventRow, QuarantineRow
+from .bulk import DIALECTS, Insert
+from .tables import EventRow, IdentifierRow, QuarantineRow, StoredEventRow
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 _is_id = lru_cache(maxsize=4096)(_ID.match)
@@ -33,9 +33,10 @@ _RISKY = "\\u0000"
 _LOOKUP = 400
 """Keys in one query: SQLite takes 32,766 parameters, and two go into each key."""
 
+Item = TypeVar("Item")
 
 EventValues = tuple[str, int, str, str, int, bytes, str]
-"""An event as the table ``event`` takes it: producer, number, run, name, time, hash, body."""
+"""An event as the view ``event`` shows it: producer, number, run, name, time, hash, body."""
 
 
 class Arrival(NamedTuple):
@@ -121,18 +122,27 @@ class EventLog:
     """Reads and writes the tables ``event`` and ``quarantine``, through statements compiled once."""
 
     def __init__(self, dialect: str) -> None:
-        self._events = Insert(_EVENT, dialect)
+        self._events = Insert(_STORED, dialect)
+        self._name = DIALECTS[dialect][0](_IDENTIFIER).on_conflict_do_nothing()
         self._quarantine = Insert(_QUARANTINE, dialect)
 
     def append(self, connection: Connection, rows: Sequence[EventValues]) -> int:
         """Store events that are not there yet; how many were stored."""
-        return self._events.rows(connection, rows)
+        numbers = self._numbers(connection, {name for row in rows for name in (row[0], row[2])})
+        return self._events.rows(connection, [_stored(row, numbers) for row in rows])
+
+    def _numbers(self, connection: Connection, ids: Collection[str]) -> dict[str, int]:
+        """The numbers of these ids, given where they have none. Asked every time: a backup may come back."""
+        numbers = _known_numbers(connection, ids)
+        new = sorted(set(ids) - numbers.keys())  # all writers in this order, so that none waits in a ring
+        if new:
+            connection.execute(self._name, [{"id": name} for name in new])
+            numbers |= _known_numbers(connection, new)
+        return numbers
 
     def quarantine(self, connection: Connection, refusals: Sequence[Refusal], source: str, at: str) -> None:
         """Keep what could not be taken, once per content and reason."""
-        rows = [
-            (sha256(content).digest(), reason, at, source, content) for reason, content in refusals
-        ]
+        rows = [(sha256(content).digest(), reason, at, source, content) for reason, content in refusals]
         self._quarantine.rows(connection, rows)
 
     def conflicts(self, connection: Connection, arrivals: Sequence[Arrival]) -> list[Refusal]:
@@ -143,13 +153,15 @@ class EventLog:
     def hashes(self, connection: Connection, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
         """Hashes of those of the events that are stored."""
         wanted = list(keys)
+        numbers = _known_numbers(connection, {producer for producer, _ in wanted})
+        names = {number: name for name, number in numbers.items()}
+        known = [(numbers[producer], seq) for producer, seq in wanted if producer in numbers]
         found: dict[tuple[str, int], bytes] = {}
-        for start in range(0, len(wanted), _LOOKUP):
-            chunk = wanted[start : start + _LOOKUP]
-            query = select(_EVENT.c.producer, _EVENT.c.seq, _EVENT.c.sha256).where(
-                tuple_(_EVENT.c.producer, _EVENT.c.seq).in_(chunk)
+        for chunk in _chunks(known):
+            query = select(_STORED.c.producer, _STORED.c.seq, _STORED.c.sha256).where(
+                tuple_(_STORED.c.producer, _STORED.c.seq).in_(chunk)
             )
-            found.update({(row[0], row[1]): bytes(row[2]) for row in connection.execute(query)})
+            found.update({(names[row[0]], row[1]): bytes(row[2]) for row in connection.execute(query)})
         return found
 
     def replay(self, connection: Connection, run_id: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -170,7 +182,8 @@ class EventLog:
 
     def runs(self, connection: Connection) -> list[str]:
         """The runs that have events."""
-        return list(connection.scalars(select(_EVENT.c.run_id).distinct().order_by(_EVENT.c.run_id)))
+        named = select(_IDENTIFIER.c.id).where(_IDENTIFIER.c.number.in_(select(_STORED.c.run).distinct()))
+        return list(connection.scalars(named.order_by(_IDENTIFIER.c.id)))
 
     def held(self, connection: Connection, run_id: str) -> dict[str, list[tuple[int, int]]]:
         """Producer → ranges of sequence numbers, both ends included, of the stored events of a run."""
@@ -188,5 +201,28 @@ class EventLog:
         return ranges
 
 
+def _stored(row: EventValues, numbers: Mapping[str, int]) -> tuple[int, int, int, str, int, bytes, str]:
+    """The row without what its columns say. The view ``event`` says it again, letter by letter."""
+    producer, seq, run, name, time_ns, digest, body = row
+    head = f'{{"v":1,"run":"{run}","producer":"{producer}","seq":{seq},"name":"{name}","time":{time_ns}'
+    rest = body[len(head) :] if body.startswith(head) else body
+    return numbers[producer], seq, numbers[run], name, time_ns, digest, rest
+
+
+def _known_numbers(connection: Connection, ids: Collection[str]) -> dict[str, int]:
+    """The numbers of those of the ids that have one."""
+    found: dict[str, int] = {}
+    for chunk in _chunks(list(ids)):
+        query = select(_IDENTIFIER.c.id, _IDENTIFIER.c.number).where(_IDENTIFIER.c.id.in_(chunk))
+        found.update((row[0], row[1]) for row in connection.execute(query))
+    return found
+
+
+def _chunks(items: list[Item]) -> Iterator[list[Item]]:
+    return (items[start : start + _LOOKUP] for start in range(0, len(items), _LOOKUP))
+
+
 _EVENT = EventRow.metadata.tables["event"]
+_STORED = StoredEventRow.metadata.tables["stored_event"]
+_IDENTIFIER = IdentifierRow.metadata.tables["identifier"]
 _QUARANTINE = QuarantineRow.metadata.tables["quarantine"]

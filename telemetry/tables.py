@@ -1,6 +1,6 @@
 """The tables of the journal, made to be read with any SQL tool.
 
-``event`` is the truth and only ever grows; every other table is a view of it, folded in the same
+``event`` is the truth and only ever grows; every other table is folded from it in the same
 transaction by `telemetry.projections`, and can be dropped and made again. Conventions:
 
 * Times are text, UTC, ISO 8601 with microseconds and ``Z``: they sort, and every database can cast them.
@@ -11,15 +11,43 @@ transaction by `telemetry.projections`, and can be dropped and made again. Conve
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
+class IdentifierRow(SQLModel, table=True):
+    """The id of a run or a producer, written once: events name it by its number."""
+
+    __tablename__ = "identifier"
+    __table_args__ = (UniqueConstraint("id", name="identifier_id"),)
+
+    number: int | None = Field(default=None, primary_key=True)
+    id: str
+
+
+class StoredEventRow(SQLModel, table=True):
+    """Every event as it is kept; to be read as `EventRow`."""
+
+    __tablename__ = "stored_event"
+    __table_args__ = (Index("stored_event_run", "run"),)
+
+    producer: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    run: int
+    name: str
+    time_ns: int = Field(sa_column=Column(BigInteger, nullable=False))
+    sha256: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    rest: str = Field(sa_column=Column(Text, nullable=False))
+    """What follows in the body behind ``{"v":1,"run":…,"producer":…,"seq":…,"name":…,"time":…``. A body that
+    does not begin so, character for character, stands here whole, with its ``{``."""
+
+
 class EventRow(SQLModel, table=True):
-    """Every event, verbatim: ``body`` is the canonical JSON that stood in the spool."""
+    """Every event, verbatim: ``body`` is the canonical JSON that stood in the spool. A SQL view of
+    `StoredEventRow`."""
 
     __tablename__ = "event"
-    __table_args__ = (Index("event_run", "run_id"),)
+    __table_args__ = {"info": {"is_view": True}}
 
     producer: str = Field(primary_key=True)
     seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))

@@ -48,7 +48,11 @@ def test_events_that_a_journal_lost_are_sent_again(home: Path, place: str, throu
         with journal.engine.begin() as connection:
             first = json.loads(bodies[0])["producer"]
             gone = connection.execute(
-                text("DELETE FROM event WHERE producer = :p OR seq BETWEEN 3 AND 5"), {"p": first}
+                text(
+                    "DELETE FROM stored_event WHERE seq BETWEEN 3 AND 5 OR producer = "
+                    "(SELECT number FROM identifier WHERE id = :p)"
+                ),
+                {"p": first},
             ).rowcount
         journal.rebuild()
     running = RunningSink(place) if through == "sink" else None

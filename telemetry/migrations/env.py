@@ -9,5 +9,6 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=SQLModel.metadata,
     render_as_batch=True,
+    include_object=lambda item, *_: not item.info.get("is_view"),
 )
 context.run_migrations()
