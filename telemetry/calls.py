@@ -7,6 +7,7 @@ only. A response is counted once: create and polls of a background response, in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -87,6 +88,14 @@ class Call(Pair):
         """What it stands for in the rollup."""
 
 
+class _Ranked(NamedTuple):
+    """A call among those of one response: the earliest with usage is the first."""
+
+    unknown: bool
+    key: Key
+    id: str
+
+
 class Settled(NamedTuple):
     """Changes of the rows of calls and requests."""
 
@@ -113,6 +122,9 @@ class Calls:
         self._requests: dict[str, Pair] = {}
         self._inside: dict[str, list[Call]] = {}
         self._responses: dict[str, list[Call]] = {}
+        self._ranks: dict[str, list[_Ranked]] = {}
+        """Response that several calls have → heap of what these were at some time; the first that still holds
+        is the call under which it is counted."""
         self._counted: dict[str, tuple[Call, str | None, Mapping[str, Any]]] = {}
         """Response → the call under which it is counted, and what others compare with."""
         self._changed_responses: set[str] = set()
@@ -142,7 +154,7 @@ class Calls:
         if call.ended is None:
             self._open[call.id] = call
         elif response := call.row["response_id"]:
-            self._changed_responses.add(response)  # it is known only now when it began
+            self._rank(call, response)  # it is known only now when it began
         return call
 
     def call_finished(self, key: Key, event: Event) -> Call | None:
@@ -156,6 +168,8 @@ class Calls:
         now = call.row["response_id"]
         if before != now:
             self._move(call, before, now)
+        if now:
+            self._rank(call, now)
         return call
 
     def turn_started(self, key: Key, event: Event) -> Call:
@@ -257,7 +271,12 @@ class Calls:
             self._changed_responses.add(before)
         if now:
             self._responses.setdefault(now, []).append(call)
-            self._changed_responses.add(now)
+
+    def _rank(self, call: Call, response: str) -> None:
+        """Where `call` stands among those of its response may be new."""
+        self._changed_responses.add(response)
+        if response in self._ranks:
+            heappush(self._ranks[response], self._ranked(call))
 
     # --- rows ------------------------------------------------------------------------------------
 
@@ -367,12 +386,28 @@ class Calls:
         same = self._responses[response]
         if len(same) < 2 and response not in self._counted:
             return
-        first = min(same, key=lambda call: (not self._reported(call).known, call.key), default=None)
+        first = self._first(response, same)
         counted = (first, first.method, first.usage) if first else None
         if counted != self._counted.get(response):
             self._changed_calls.update((call.id, call) for call in same)
         if counted:
             self._counted[response] = counted
+
+    def _first(self, response: str, same: list[Call]) -> Call | None:
+        """The first in the heap that is still what it was: of many polls few are looked at."""
+        ranks = self._ranks.get(response)
+        if ranks is None:
+            ranks = self._ranks[response] = [self._ranked(call) for call in same]
+            heapify(ranks)
+        while ranks:
+            call = self._calls[ranks[0].id]
+            if call.row["response_id"] == response and self._ranked(call) == ranks[0]:
+                return call
+            heappop(ranks)
+        return None
+
+    def _ranked(self, call: Call) -> _Ranked:
+        return _Ranked(not self._reported(call).known, call.key, call.id)
 
     def _counted_instead(self, call: Call) -> Call | None:
         """The other call under which the response of this one is counted, if there is one.

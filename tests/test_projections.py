@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import pytest
@@ -342,6 +343,33 @@ def test_a_response_is_counted_once_for_its_create_and_all_polls(made: Made) -> 
     assert sources == {create: "repeated", first: "reported", second: "repeated"}
     row = only(made, "usage")
     assert (row["calls"], row["input_tokens"]) == (1, 100)
+
+
+def work_of_polling(polls: int) -> int:
+    """Functions that are called while a background response is polled and each poll arrives by itself."""
+    made = Made()
+    agent = made.process("agent")
+    agent.call(response_id="resp_1", usage_missing="the response is queued")
+    for _ in range(polls):
+        agent.call(response_id="resp_1", usage_missing="the response is in progress")
+    folding, called = RunFold(RUN), 0
+
+    def count(*_: Any) -> None:
+        nonlocal called
+        called += 1
+
+    sys.setprofile(count)
+    try:
+        for event in made.events:
+            folding.add(event["producer"], event["seq"], event)
+            folding.changed()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def test_the_work_of_polling_a_response_grows_with_the_polls_and_not_with_their_square() -> None:
+    assert work_of_polling(400) < 2.2 * work_of_polling(200)
 
 
 def test_two_creations_with_one_id_and_different_usage_are_two_responses(made: Made, agent: Process) -> None:
