@@ -15,6 +15,8 @@ Promises, each with its test in ``tests/test_spool.py``:
   a dead one without trusting process ids, across containers too. The file appears under its name only
   once it is locked and holds its first event.
 * A forked child never writes into its parent's file; it opens one of its own at its first event.
+* An agent that closes descriptors it did not open (``os.closerange``) closes ours too, and the next file or
+  socket may get its number: nothing is written there. A new producer begins.
 * A finaliser run by the garbage collector uses `append_later`, which takes no lock: the next event, the
   next holder of the lock, or the exit writes it. Encoding happens outside the lock, and nothing inside
   it makes the collector run.
@@ -104,6 +106,7 @@ class Spool:
         self._lock = threading.RLock()
         self._later: deque[str] = deque()
         self._fd: int | None = None
+        self._file = (0, 0)
         self._seq = 0
         self._holes: list[int] = []
         self._lost: dict[str, int] = {}
@@ -145,6 +148,7 @@ class Spool:
         """Say that this producer is done, and close its file. A later event starts a new producer."""
         with self._lock:
             self.flush()
+            self._let_go_if_closed()
             if self._fd is None or self._sealed:
                 return
             sealed = ProducerSealed(producer=self.producer, last_seq=self._seq + 1, reason="closed")
@@ -183,6 +187,7 @@ class Spool:
     def _put(self, rest: str) -> int:
         """Write one line and return its number, or 0. The lock is held."""
         try:
+            self._let_go_if_closed()
             if self._fd is None:
                 self._open()
             seq = self._holes.pop() if self._holes else self._next()
@@ -208,6 +213,12 @@ class Spool:
             self._holes.append(seq)
         self._count_loss(reason)
         return 0
+
+    def _let_go_if_closed(self) -> None:
+        """Forget the descriptor when the agent has closed it: its number may be a file of the agent's by now."""
+        if self._fd is not None and _file_of(self._fd) != self._file:
+            self._fd = None
+            self._sealed = True  # by the deliverer: the lock went with the descriptor
 
     def _next(self) -> int:
         self._seq += 1
@@ -253,7 +264,8 @@ class Spool:
 
     def _open(self) -> None:
         if self._sealed:
-            # A finaliser or a daemon thread outlived the seal: its events belong to a new producer.
+            # A finaliser or a daemon thread outlived the seal, or the agent closed our descriptor: what
+            # follows belongs to a new producer.
             kept, self._forked_from = self._later, self.producer
             self._reset()
             self._later = kept
@@ -266,7 +278,7 @@ class Spool:
         except OSError:
             os.close(fd)
             raise
-        self._fd = fd
+        self._fd, self._file = fd, _file_of(fd)
         self._introduce()
         os.rename(hidden, self.folder / f"{self.producer}{SUFFIX}")
 
@@ -289,6 +301,7 @@ class Spool:
 
     def _after_fork_in_child(self) -> None:
         """The child owns neither the file nor what its parent had not written yet."""
+        self._let_go_if_closed()
         parent, fd = self.producer, self._fd
         self._reset()
         self._forked_from = parent
@@ -312,6 +325,15 @@ def _flush_at_exit() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_flush_at_exit)
+
+
+def _file_of(fd: int) -> tuple[int, int]:
+    """Which file a descriptor stands for; ``(0, 0)`` for none."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _reason(error: OSError) -> str:

@@ -181,6 +181,28 @@ def test_a_forked_child_opens_a_file_of_its_own(tmp_path: Path) -> None:
     assert read(path)[0]["data"]["forked_from"] == parent
 
 
+def test_a_descriptor_that_the_agent_closed_and_uses_itself_is_not_written_to(tmp_path: Path) -> None:
+    os.close(number := os.dup(0))
+    spool = open_spool(tmp_path / "spool")
+    spool.append(EVENT)
+    (first,) = spool.folder.glob("*.log")
+    assert os.fstat(number).st_ino == first.stat().st_ino
+    os.close(number)
+    with (tmp_path / "agents").open("wb") as agents:
+        assert agents.fileno() == number
+        assert spool.append(EVENT)
+        spool.seal()
+    assert not (tmp_path / "agents").read_bytes()
+    second = next(path for path in spool.folder.glob("*.log") if path != first)
+    assert not spools.is_alive(first), "whoever delivers seals it"
+    assert [event["name"] for event in read(second)] == [
+        "producer.started",
+        "llm.call.started",
+        "producer.sealed",
+    ]
+    assert read(second)[0]["data"]["forked_from"] == first.stem
+
+
 def test_a_forked_child_that_records_nothing_leaves_no_file_and_frees_no_lock(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     spool.append(EVENT)
