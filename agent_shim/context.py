@@ -48,6 +48,10 @@ def data_folder(environ: Mapping[str, str]) -> Path:
     return home / ".local" / "share" / "agent-telemetry"
 
 
+_announced: set[str] = set()
+"""Runs of this process that its environment names, for the processes that it starts."""
+
+
 class Run:
     """A run of this process. Use it as a context manager; it is made by `run`."""
 
@@ -111,6 +115,7 @@ class Run:
         recorder.activate(self._recorder)
         hooks.report(self._recorder)
         if alone:
+            _announced.add(self.run_id)
             for name, value in self.environment.items():
                 self._replaced[name] = os.environ.get(name)
                 os.environ[name] = value
@@ -126,6 +131,7 @@ class Run:
         )
         self._recorder.record(finished, begin=self._begin)
         recorder.deactivate(self._recorder)
+        _announced.discard(self.run_id)
         for name, value in self._replaced.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -165,7 +171,7 @@ def run(
         batch=batch or environ.get("AGENT_TELEMETRY_BATCH"),
         tags=dict(tags) if tags else None,
         trace_parent=current_trace_parent(),
-        parent_run=environ.get("AGENT_TELEMETRY_RUN"),
+        parent_run=_parent_run(environ),
         host=socket.gethostname(),
         platform=platform.platform(terse=True),
         content=content,
@@ -176,6 +182,15 @@ def run(
     )
     hosts = recorder.usage_hosts(environ.get("AGENT_TELEMETRY_INCLUDE_USAGE", ""))
     return Run(started, data_folder(environ), content=content, usage_hosts=hosts)
+
+
+def _parent_run(environ: Mapping[str, str]) -> str | None:
+    """The run around this one; one of this process that only stands in the environment is beside it."""
+    around = recorder.in_context.get()
+    if around is not None:
+        return around.spool.run
+    inherited = environ.get("AGENT_TELEMETRY_RUN")
+    return None if inherited in _announced else inherited
 
 
 def _given(argument: str | None, variable: str | None) -> tuple[str | None, str | None]:

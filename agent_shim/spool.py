@@ -215,7 +215,7 @@ class Spool:
         return 0
 
     def _let_go_if_closed(self) -> None:
-        """Forget the descriptor when the agent has closed it: its number may be a file of the agent's by now."""
+        """Forget the descriptor when the agent has closed it: its number may be the agent's now."""
         if self._fd is not None and _file_of(self._fd) != self._file:
             self._fd = None
             self._sealed = True  # by the deliverer: the lock went with the descriptor

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row, Select, and_, delete, exists, insert, or_, select
 
-from agent_shim.errors import SettingsError
+from telemetry import config_file
 from telemetry.database import connect, reachable, writing
 from telemetry.estimates import Estimate, estimate_input
 from telemetry.pricing import Billed, PriceBook, Priced, Unpriced
@@ -238,16 +237,7 @@ def _rows(connection: Connection, book: PriceBook, run: Pending) -> Iterator[dic
 def price_book(home: Path) -> PriceBook:
     """The price book with the overrides in ``config.toml``. Raises `PriceError` or `SettingsError`."""
     path = home / CONFIG
-    return PriceBook(_config(path), str(path))
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}", hint="correct or remove the file") from error
+    return PriceBook(config_file.read(path), str(path))
 
 
 def main() -> None:

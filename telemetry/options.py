@@ -164,10 +164,12 @@ def form_of(as_json: bool, tz: tzinfo | None) -> Form:
 @contextmanager
 def open_reading(journal: str | None) -> Iterator[Reading]:
     """The journal of the settings, current and priced; what is not in it yet is said on stderr."""
-    from telemetry.reading import reading
+    from telemetry.reading import exists, reading
 
     settings = Settings.load(os.environ, {"journal": journal})
     with reading(settings, os.environ) as read:
+        if not exists(settings.journal):
+            click.echo(f"agent-telemetry: there is no journal at {settings.journal} yet", err=True)
         yield read
         for run, why in read.missing.items():
             click.echo(f"agent-telemetry: run {run} is not all in the journal yet: {why}", err=True)

@@ -111,6 +111,8 @@ def run(engine: Engine, ref: str) -> Row[Any]:
         found = connection.execute(_named(ref)).all()
     if len(found) == 1:
         return found[0]
+    if not found and ref == "@last":
+        raise NotFound("No run is in the journal yet.", hint="agent-telemetry run -- COMMAND records one.")
     if not found:
         raise NotFound(f"No run {ref!r} is in the journal.", hint="agent-telemetry runs lists them.")
     names = [short(one.run_id) for one in found[:NAMED]] + ["…"] * (len(found) > NAMED)

@@ -102,25 +102,25 @@ def run_columns(lines: Sequence[RunLine], zone: tzinfo | None) -> list[Column[Ru
     plainly = ("state", "outcome", "exit_code", "signal", "error_type", "error_message")
     return [
         Column("run_id", _of("run_id"), "RUN", lambda line: short(line.run.run_id)),
-        Column("started_at", started, *_started(lines, zone)),
+        Column("started_at", started, *_started(lines, zone), extra=1),
         Column("status", lambda line: status(line.run), "CLAIMED", lambda line: claimed(line.run)),
         Column("claimed_success", _of("claimed_success")),
-        Column("verdict", _of("verdict"), "VERIFIED", lambda line: verified(line.run)),
+        Column("verdict", _of("verdict"), "VERIFIED", lambda line: verified(line.run), extra=3),
         Column("verdict_policy", _of("verdict_policy")),
         Column("verdict_reason", _of("verdict_reason")),
         *(Column(name, _of(name)) for name in plainly),
-        Column("duration_s", _of("duration_s"), "TIME", lambda line: duration(line.run.duration_s), True, 2),
+        Column("duration_s", _of("duration_s"), "TIME", lambda line: duration(line.run.duration_s), True, 6),
         Column("repository", _of("repository")),
-        Column("commit", _of("commit"), "COMMIT", lambda line: (line.run.commit or UNKNOWN)[:8]),
+        Column("commit", _of("commit"), "COMMIT", lambda line: (line.run.commit or UNKNOWN)[:8], extra=4),
         Column("attempt", _of("attempt")),
-        Column("agent", _of("agent"), "AGENT", extra=5),
-        Column("task", _of("task"), "TASK", lambda line: display.cut(line.run.task or "", 24), extra=4),
+        Column("agent", _of("agent"), "AGENT", extra=9),
+        Column("task", _of("task"), "TASK", lambda line: display.cut(line.run.task or "", 24), extra=8),
         Column("batch", _of("batch")),
-        Column("models", lambda line: ",".join(line.models) or None, "MODEL", _models, extra=3),
-        Column("calls", _count("calls"), "CALLS", right=True, extra=1),
+        Column("models", lambda line: ",".join(line.models) or None, "MODEL", _models, extra=7),
+        Column("calls", _count("calls"), "CALLS", right=True, extra=5),
         *(Column(name, _count(name)) for name in (*OF_CALLS[1:], *OF_TOOLS)),
         *_cost_columns([line.cost for line in lines], lambda line: line.cost),
-        Column("capture", _of("capture"), "RECORD", lambda line: record(line.run)),
+        Column("capture", _of("capture"), "RECORD", lambda line: record(line.run), extra=2),
         Column("capture_reason", _of("capture_reason")),
         Column("complete", _of("complete")),
         Column("incomplete_reason", _of("incomplete_reason")),
@@ -197,23 +197,19 @@ def cost_columns(report: CostReport) -> list[Column[CostLine]]:
     lines = [*report.lines, report.total]
     return [
         *_key_columns(report.by),
-        Column("runs", lambda line: line.runs, "" if report.by == "run" else "RUNS", right=True, extra=2),
+        Column("runs", lambda line: line.runs, "" if report.by == "run" else "RUNS", right=True, extra=5),
         Column(
-            "calls", lambda line: line.calls.value, "CALLS", lambda line: display.total(line.calls), True, 1
+            "calls", lambda line: line.calls.value, "CALLS", lambda line: display.total(line.calls), True, 4
         ),
         *(_token_column(name, lines) for name in TOKENS),
         Column("tokens_reason", _tokens_reason),
         *_cost_columns([line.cost for line in lines], lambda line: line.cost),
-        Column("wall_s", lambda line: line.wall_s.value, *_wall(report.by), right=True, extra=3),
+        Column("wall_s", lambda line: line.wall_s.value, *_wall(report.by), right=True, extra=6),
         Column("api_s", lambda line: line.api_s.value),
         *(_source_column(source) for source in ("reported", "agent", "estimated", "unknown")),
         Column("runs_not_captured", lambda line: line.coverage.not_captured),
         Column("runs_not_complete", lambda line: line.coverage.incomplete),
     ]
-
-
-def _calls_of(line: CostLine) -> str:
-    return display.total(line.calls)
 
 
 def _key_columns(by: str) -> list[Column[CostLine]]:
@@ -224,7 +220,7 @@ def _key_columns(by: str) -> list[Column[CostLine]]:
         return lambda line: show(line.key.get(name) or UNKNOWN)
 
     commit = Column("commit", key("commit"), "COMMIT", text("commit", lambda value: value[:8]))
-    repository = Column("repository", key("repository"), "REPOSITORY", text("repository", _place), extra=6)
+    repository = Column("repository", key("repository"), "REPOSITORY", text("repository", _place), extra=9)
     return {
         "commit": [commit, repository],
         "run": [Column("run_id", key("run_id"), "RUN", text("run_id", short)), commit, repository],
@@ -246,7 +242,7 @@ def _token_column(name: str, lines: Sequence[CostLine]) -> Column[CostLine]:
         "" if nowhere else titles.get(name, name.upper()),
         lambda line: display.total(line.tokens[name]),
         right=True,
-        extra={"cache_write": 5, "reasoning": 4}.get(name, 0),
+        extra={"cache_write": 8, "reasoning": 7, "cached": 3, "uncached": 2, "output": 1}[name],
     )
 
 

@@ -19,6 +19,8 @@ _AS_GIVEN = (
 """Columns that have the name of their field in ``run.started``."""
 
 
+NEVER_STARTED = ("refused", "spawn_failed")
+"""Outcomes of runs that had no process, so that none of their totals lacks anything."""
 BYSTANDERS = ("deliverer", "judge")
 """Roles of producers that write of a run without being part of it: it is complete without them."""
 
@@ -121,16 +123,22 @@ class Run:
         """Whether the calls of the run were seen; without a hook that took they are unknown, not zero."""
         if calls or any(producer.call_hook for producer in self._producers.values()):
             return Capture("captured", None)
-        if _chosen(self._runs).end_data.get("outcome") == "refused":
+        if _chosen(self._runs).end_data.get("outcome") in NEVER_STARTED:
             return Capture("captured", "nothing was started")  # no calls, and that is known
         process = _chosen(self._processes).begin_data
         if process.get("capture") == "none":
             return Capture("not captured", text(process.get("capture_reason")) or "no hook for this agent")
         if self.state == "running":
             return Capture("unknown", None)
+        return Capture("not captured", self._why_not_captured())
+
+    def _why_not_captured(self) -> str:
         failures = [f for _, p in sorted(self._producers.items()) for f in p.failures()]
-        reason = f"hook failed: {'; '.join(failures[:MAX_NAMED])}" if failures else "no hook took"
-        return Capture("not captured", reason)
+        if failures:
+            return f"hook failed: {'; '.join(failures[:MAX_NAMED])}"
+        if any(producer.role == "agent" for producer in self._producers.values()):
+            return "the agent's process imported nothing that is hooked"
+        return "no hook got into the agent's process"
 
     def row(self, others: Row, capture: Capture) -> Row:
         """Its row; `others` are columns that others know."""

@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from agent_shim.errors import SettingsError
+from telemetry import config_file
 
 VERSION = "0.1.0"
 """Of this program; ``pyproject.toml`` says the same, which a test holds together."""
 APPLICATION = "agent-telemetry"
-CONFIG = "config.toml"
+CONFIG = config_file.NAME
 OTLP_PROTOCOLS = ("http/protobuf", "grpc")
 """``http/json`` of the specification is left out: the exporters in use do not speak it."""
 
@@ -236,8 +237,6 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )  # fmt: skip
 """Every setting, in the order of the documentation."""
-
-
 _DISABLED = next(setting for setting in SETTINGS if setting.name == "disabled")
 
 
@@ -293,9 +292,10 @@ class Settings(NamedTuple):
         sources: dict[str, str] = {}
         values: dict[str, Any] = {}
         values["home"] = _home(environ, given, sources, account_home)
-        config = _config(values["home"] / CONFIG)
+        config = config_file.read(values["home"] / CONFIG)
+        config_file.check_keys(config, [s.key for s in SETTINGS if s.key], values["home"] / CONFIG)
         for setting in SETTINGS[1:]:
-            values[setting.name] = _value(setting, environ, given, config, sources)
+            values[setting.name] = _value(setting, environ, given, sources, config, values["home"])
         if values["journal"] is None:
             values["journal"] = str(values["home"] / "journal.db")
         return cls(**values, sources=MappingProxyType(sources))
@@ -322,7 +322,7 @@ def is_disabled(environ: Mapping[str, str]) -> bool:
 
     Raises `SettingsError` when the variable is neither on nor off.
     """
-    return bool(_value(_DISABLED, environ, {}, {}, {}))
+    return bool(_value(_DISABLED, environ, {}, {}))
 
 
 def without_password(url: str) -> str:
@@ -365,7 +365,7 @@ def _home(
     environ: Mapping[str, str], given: Mapping[str, Any], sources: dict[str, str], account_home: Path | None
 ) -> Path:
     setting = SETTINGS[0]
-    home: Path = _value(setting, environ, given, {}, sources) or default_home(account_home)
+    home: Path = _value(setting, environ, given, sources) or default_home(account_home)
     inside = worktree_of(home)
     if inside is not None:
         raise SettingsError(
@@ -376,29 +376,13 @@ def _home(
     return home
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_bytes().decode()
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        if not os.access(path.parent, os.X_OK):
-            return {}  # nothing can be kept in such a folder either, which is said where it matters
-        raise SettingsError(f"{path} cannot be read: {error}", hint="correct or remove the file") from error
-    import tomllib  # only when there is a file: the wrapper starts light
-
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not TOML: {error}", hint="correct or remove the file") from error
-
-
 def _value(
     setting: Setting,
     environ: Mapping[str, str],
     given: Mapping[str, Any],
-    config: Mapping[str, Any],
     sources: dict[str, str],
+    config: Mapping[str, Any] = MappingProxyType({}),
+    home: Path | None = None,
 ) -> Any:
     raw: Any
     if setting.name in given:
@@ -406,8 +390,10 @@ def _value(
     elif environ.get(setting.variable):
         source, raw = "environment", environ[setting.variable]
     else:
-        raw = _lookup(config, setting.key)
+        raw = config_file.value(config, setting.key) if setting.key else None
         source = "default" if raw is None else "config"
+        if setting.name == "journal" and home is not None and raw is not None and "://" not in raw:
+            raw = str(home / Path(raw).expanduser())
     sources[setting.name] = source
     if raw is None:
         return setting.default
@@ -419,13 +405,6 @@ def _value(
             f"{setting.name}: {without_password(text)!r} (from {_origin(setting, source)}) {error}",
             hint=f"for example {_way_out(setting, source)}",
         ) from error
-
-
-def _lookup(config: Mapping[str, Any], key: str | None) -> Any:
-    found: Any = config
-    for part in (key or "\0").split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
 
 
 def _origin(setting: Setting, source: str) -> str:

@@ -137,6 +137,22 @@ def _tokens(number: int | None) -> str:
     return UNKNOWN if number is None else display.count(number)
 
 
+def _priced(view: CallView) -> dict[str, Any]:
+    """What a call cost and from where its usage is known, for programs."""
+    assessed = view.assessed
+    if assessed is None:
+        unpriced = {"cost": None, "cost_currency": None, "cost_reason": view.call.usage_reason}
+        return {"usage_source": view.call.usage_source} | unpriced
+    price = assessed.price
+    told: dict[str, Any]
+    if isinstance(price, Unpriced):
+        told = {"cost": None, "cost_currency": None, "cost_reason": price.reason}
+    else:
+        amount = float(price.amount)
+        told = {"cost": amount, "cost_currency": price.currency, "cost_reason": assessed.hole or None}
+    return {"usage_source": assessed.source} | told
+
+
 def _price(assessed: Assessed) -> str:
     price = assessed.price
     if isinstance(price, Unpriced):
@@ -162,6 +178,9 @@ def _columns(timeline: Timeline) -> list[Column[Entry]]:
     def of(name: str) -> Any:
         return lambda entry: getattr(entry.row, name, None)
 
+    def of_call(name: str) -> Any:
+        return lambda entry: None if entry.view is None else _priced(entry.view)[name]
+
     def what(entry: Entry) -> str:
         return "  request" if entry.kind == "request" else cut(f"{entry.kind} {entry.name or UNKNOWN}", 26)
 
@@ -174,8 +193,11 @@ def _columns(timeline: Timeline) -> list[Column[Entry]]:
         Column("http_status", of("http_status")),
         Column("input_tokens", of("input_tokens")),
         Column("cached_tokens", of("cached_tokens")),
+        Column("cache_write_tokens", of("cache_write_tokens")),
         Column("output_tokens", of("output_tokens")),
         Column("reasoning_tokens", of("reasoning_tokens")),
+        Column("usage_source", of_call("usage_source")),
+        *(Column(name, of_call(name)) for name in ("cost", "cost_currency", "cost_reason")),
         Column("error_type", of("error_type")),
         Column("error_message", of("error_message")),
         Column("id", lambda entry: entry.id),

@@ -147,7 +147,15 @@ def test_a_journal_that_is_not_there_is_empty_and_is_not_made(
 ) -> None:
     asked = ask(command)
     assert (asked.exit_code, len(asked.stdout.splitlines())) == (0, lines)
+    assert f"there is no journal at {data_home / 'journal.db'} yet" in asked.stderr
     assert not (data_home / "journal.db").exists()
+
+
+def test_the_last_run_of_an_empty_journal_is_asked_for_in_vain(data_home: Path) -> None:
+    asked = ask("show")
+    assert (asked.exit_code, asked.stdout) == (2, "")
+    assert "No run is in the journal yet." in asked.stderr
+    assert "agent-telemetry run -- COMMAND records one." in asked.stderr
 
 
 def test_reading_prices_what_is_not_priced(home: Path) -> None:

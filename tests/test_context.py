@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -95,6 +96,20 @@ def test_runs_one_inside_the_other_keep_their_own_calls(server: ScriptedServer, 
     assert sorted(calls) == sorted([outer.run_id, inner.run_id, outer.run_id])
     [started] = [e for e in spools.events(data_home, "run.started") if e["run"] == inner.run_id]
     assert started["data"]["parent_run"] == outer.run_id
+
+
+def test_runs_beside_each_other_are_not_inside_each_other(data_home: Path) -> None:
+    async def one(name: str, others: asyncio.Barrier) -> None:
+        with agent_shim.run(task=name):
+            await others.wait()
+
+    async def both() -> None:
+        others = asyncio.Barrier(2)
+        await asyncio.gather(one("a", others), one("b", others))
+
+    asyncio.run(both())
+    started = spools.events(data_home, "run.started")
+    assert [event["data"].get("parent_run") for event in started] == [None, None]
 
 
 def test_uninstrument_puts_everything_back(server: ScriptedServer, data_home: Path) -> None:

@@ -626,6 +626,29 @@ def test_a_run_that_was_not_captured_is_unknown_and_not_zero(made: Made) -> None
     )
 
 
+def test_a_program_that_was_never_started_made_no_calls(made: Made) -> None:
+    wrapper = made.process("wrapper")
+    root = wrapper.say(events.RunStarted(way="run"))
+    reason = "the program cannot be started"
+    process = wrapper.say(events.ProcessStarted(capture="none", capture_reason=reason), parent=root)
+    wrapper.say(events.ProcessFinished(outcome="spawn_failed"), begin=process)
+    wrapper.say(events.RunFinished(outcome="spawn_failed", error_type="FileNotFoundError"), begin=root)
+    run = only(made, "run")
+    assert (run["capture"], run["capture_reason"], run["calls"]) == ("captured", "nothing was started", 0)
+    assert table(made, "usage") == []
+
+
+def test_why_nothing_was_captured_tells_an_idle_hook_from_none(made: Made) -> None:
+    wrapper, agent, root, _ = whole(made)
+    finish(wrapper, agent, root, outcome="exited", exit_code=0)
+    assert only(made, "run")["capture_reason"] == "the agent's process imported nothing that is hooked"
+    other = Made()
+    alone = other.process("wrapper")
+    begun = alone.say(events.RunStarted(way="run"))
+    alone.say(events.RunFinished(outcome="exited", exit_code=0), begin=begun)
+    assert only(other, "run")["capture_reason"] == "no hook got into the agent's process"
+
+
 def test_what_cannot_be_captured_says_so_at_once(made: Made) -> None:
     wrapper = made.process("wrapper")
     wrapper.say(events.ProcessStarted(pid=1, capture="none", capture_reason="no hook for codex"))

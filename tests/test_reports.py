@@ -243,6 +243,19 @@ def test_cost_as_a_table_ends_with_what_it_lacks(
     ]
 
 
+@pytest.mark.parametrize("columns", [30, 45, 60])
+@pytest.mark.parametrize("kept", [("listed", "RUN", "00000002"), ("spent", "COMMIT", "aaaaaaaa")])
+def test_a_narrow_terminal_has_fewer_columns_and_whole_ids(
+    kept: tuple[str, str, str], columns: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    fixture, title, first = kept
+    lines = request.getfixturevalue(fixture)("table").splitlines()
+    assert (lines[0].split()[0], lines[1].split()[0]) == (title, first)
+    assert "COST" in lines[0]
+    assert "…" not in "".join(lines[:3])
+
+
 # --- one run -------------------------------------------------------------------------------------
 
 
@@ -289,6 +302,10 @@ def test_a_run_as_lines_is_its_timeline(shown: Callable[[str], str]) -> None:
         ("5.0", "request", "", "429", "1.0", "rate_limit_exceeded"),
         ("6.0", "request", "", "failed", "1.0", "APIConnectionError"),
     ]
+    amounts = ("usage_source", "cost", "cost_currency", "cost_reason")
+    assert tuple(found[0][name] for name in amounts) == ("reported", "0.002025", "USD", "")
+    assert tuple(found[1][name] for name in amounts) == ("", "", "", ""), "a request has no price of its own"
+    assert tuple(found[3][name] for name in amounts) == ("unknown", "", "", "usage unknown")
     assert found[0]["detail"] == "1k in (200 cached), 100 out (60 reasoning) · $0.0020"
     assert found[3]["detail"] == "usage unknown: no response · APIConnectionError: reset"
     assert found[4]["detail"] == "rate_limit_exceeded: no error was recorded · told to wait 20 ms"

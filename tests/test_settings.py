@@ -110,6 +110,31 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "slip", ["jurnal = 'x'", "[otlp]\nendpiont = 'x'", "[prices]\nmodel = 'x'", "otlp = 1"]
+)
+def test_a_key_that_means_nothing_is_named(slip: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(slip)
+    with pytest.raises(SettingsError, match=r"jurnal|otlp\.endpiont|prices|otlp") as raised:
+        load(tmp_path)
+    assert all(known in (raised.value.hint or "") for known in ("journal", "otlp.endpoint", "price"))
+
+
+def test_the_tables_that_others_read_are_no_slips(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("alias = {}\n[[price]]\ninput = 1.5\n[policy.a]\n")
+    assert load(tmp_path).sources["journal"] == "default"
+
+
+def test_a_list_in_the_file_is_one_of_words_with_commas(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('scratch = ["a", "b/c"]')
+    assert load(tmp_path).scratch == ("a", "b/c")
+
+
+def test_a_relative_journal_in_the_file_is_in_the_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('journal = "runs.db"')
+    assert load(tmp_path).journal == str(tmp_path / "runs.db")
+
+
 def test_an_error_shows_no_password(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         load(tmp_path, {"AGENT_TELEMETRY_JOURNAL": "mysql://me:s3cret-word@host/db"})
