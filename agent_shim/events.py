@@ -642,6 +642,21 @@ class SpanReceived(NamedTuple):
     """Of its status, secrets removed."""
 
 
+@_named("log.received")
+class LogReceived(NamedTuple):
+    """The sink received a log record of another instrumentation, about a call of a model or of a tool."""
+
+    instrumentation: str
+    """Name of its scope: what stands as source of the call in the journal."""
+    log: str
+    """Its event name, such as ``codex.sse_event``."""
+    attributes: dict[str, Any]
+    """Under the names it gave them; those that hold prompts and answers are left out."""
+    instrumentation_version: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
 Event = Union[
     RunStarted,
     RunFinished,
@@ -672,6 +687,7 @@ Event = Union[
     ResultAttached,
     RunJudged,
     SpanReceived,
+    LogReceived,
 ]
 
 VOCABULARY: dict[str, Any] = {name_of(kind): kind for kind in get_args(Event)}

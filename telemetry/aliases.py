@@ -3,7 +3,8 @@
 The one place where old and foreign names are known. Sources: the renames of the OpenTelemetry GenAI
 conventions up to revision e07f4eba (2026-10-02); OpenLLMetry
 (``opentelemetry-semantic-conventions-ai`` 0.5.1); OpenInference (``openinference-semantic-conventions``
-0.1.42). What has no name here is not kept: others put prompts and answers into their attributes.
+0.1.42); the spans of Claude Code 2.1.330. What has no name here is not kept: others put prompts and answers
+into their attributes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent_shim import attributes as attr
+
+CLAUDE_CALL = "llm_request.context"
+"""Of Claude Code's spans, those of calls have it, whatever its value."""
 
 ALIASES: dict[str, str] = {
     # renamed in the conventions
@@ -40,6 +44,13 @@ ALIASES: dict[str, str] = {
     "llm.token_count.prompt_details.cache_read": attr.USAGE_CACHE_READ_INPUT_TOKENS,
     "llm.token_count.prompt_details.cache_write": attr.USAGE_CACHE_WRITE_INPUT_TOKENS,
     "llm.token_count.completion_details.reasoning": attr.USAGE_REASONING_OUTPUT_TOKENS,
+    # Claude Code; its input tokens are those beside the cache
+    CLAUDE_CALL: attr.OPERATION_NAME,
+    "input_tokens": attr.USAGE_INPUT_TOKENS,
+    "output_tokens": attr.USAGE_OUTPUT_TOKENS,
+    "cache_read_tokens": attr.USAGE_CACHE_READ_INPUT_TOKENS,
+    "cache_creation_tokens": attr.USAGE_CACHE_WRITE_INPUT_TOKENS,
+    "error_class": attr.ERROR_TYPE,
 }
 
 KEPT = frozenset(ALIASES) | {
@@ -74,12 +85,21 @@ def translated(given: Mapping[str, Any]) -> dict[str, Any]:
             found.setdefault(ALIASES[name], value)
         else:
             found[name] = value
+    if CLAUDE_CALL in given:
+        found[attr.OPERATION_NAME] = "chat"
+        found |= _with_cache(found)
     operation, provider = found.get(attr.OPERATION_NAME), found.get(attr.PROVIDER_NAME)
     if isinstance(operation, str):
         found[attr.OPERATION_NAME] = _OPERATIONS.get(operation, operation)
     if isinstance(provider, str):
         found[attr.PROVIDER_NAME] = _provider(provider)
     return found
+
+
+def _with_cache(found: Mapping[str, Any]) -> dict[str, int]:
+    names = (attr.USAGE_INPUT_TOKENS, attr.USAGE_CACHE_READ_INPUT_TOKENS, attr.USAGE_CACHE_WRITE_INPUT_TOKENS)
+    counts = [found[name] for name in names if type(found.get(name)) is int]
+    return {names[0]: sum(counts)} if names[0] in found else {}
 
 
 def _provider(name: str) -> str:

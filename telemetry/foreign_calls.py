@@ -1,9 +1,10 @@
 """LLM calls that other instrumentations saw, folded into rows; none is counted twice.
 
-The span of a call that our own hooks saw as well is ``repeated``: one with the same response id, or, where
-one of the two has no such id, one of the same model at the same time. So is the span of a second
-instrumentation of the same call. Which of them counts follows from the set of events alone: a call on the
-wire or a turn of the agent first, then a span with usage, then the first instrumentation by name.
+A call that our own hooks saw as well is ``repeated``: one with the same response id, or, where one of the two
+has no such id, one of the same model at the same time. So is what a second instrumentation says of the same
+call, and what one says twice, in a span and in a log record. Which of them counts follows from the set of
+events alone: a call on the wire or a turn of the agent first, then one with usage, then the first
+instrumentation by name, then a span.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from agent_shim.events import event_id
 from . import rows
 from .aliases import INFERENCE, translated
 from .calls import Call, Calls, Event, Key
+from .foreign_logs import COST, EMISSION_NS, ForeignLogs, Told, ToldCall
 from .rollup import Rollup, Share
-from .rows import CALL, Row, as_json, at, flag, mapping, number, seconds, text
-from .usage import NOTHING, Usage, reported
+from .rows import CALL, Row, as_json, at, flag, mapping, number, seconds, small, text
+from .usage import NOTHING, Usage, none_due, reported
 
 _EVER = 2**63
 _ANY = ""
@@ -36,6 +38,13 @@ class _Seen(NamedTuple):
     end_ns: int
     models: frozenset[str]
     response_id: str | None
+    span: str | None = None
+    """Trace and span."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What another record of the same call has as well."""
+        return tuple(filter(None, (self.response_id, self.span)))
 
 
 class _Foreign(NamedTuple):
@@ -53,12 +62,26 @@ class _Foreign(NamedTuple):
         return not self.usage.known, str(self.row["source"])
 
 
+class Settled(NamedTuple):
+    """What changed since the last time."""
+
+    calls: list[Row]
+    requests: list[Row]
+    tools: list[Row]
+    gone: list[str]
+    """Ids of calls that are no more: an earlier record of the same call came."""
+
+
 class ForeignCalls:
     """The calls of one run that other instrumentations saw."""
 
     def __init__(self, run_id: str, rollup: Rollup) -> None:
         self._run_id = run_id
         self._rollup = rollup
+        self._logs = ForeignLogs(run_id)
+        self._logged: Told | None = Told([], [], [])
+        """What the records say; ``None`` while there are new ones."""
+        self._of_logs: set[str] = set()
         self._calls: dict[str, _Foreign] = {}
         self._shares: dict[str, Share | None] = {}
         self._shown: dict[str, tuple[Any, ...]] = {}
@@ -66,22 +89,40 @@ class ForeignCalls:
     @property
     def counted(self) -> int:
         """How many calls only other instrumentations saw."""
-        return sum(share is not None for share in self._shares.values())
+        return sum(call.row["usage_source"] != "repeated" for call in self._calls.values())
+
+    @property
+    def agent(self) -> str | None:
+        """The agent that tells of itself."""
+        return self._logs.agent
+
+    def counts(self) -> dict[str, int]:
+        """How many rows there are of what is logged, and how many of them failed."""
+        logged = self._logged or Told([], [], [])
+        return {
+            "requests": len(logged.requests),
+            "failed_requests": sum(map(rows.request_failed, logged.requests)),
+            "tool_calls": len(logged.tools),
+            "failed_tool_calls": sum(row["ended"] == "failed" for row in logged.tools),
+        }
 
     def received(self, key: Key, event: Event) -> None:
         """``span.received``."""
         data = event["data"]
         given = translated(mapping(data.get("attributes")))
         if given.get(attr.OPERATION_NAME) in INFERENCE:
-            identity = event_id(key[1], key[2])
-            self._calls[identity] = _foreign(
-                CALL | {"run_id": self._run_id, "call_id": identity}, data, given
-            )
+            self._take(_spanned(event_id(key[1], key[2]), data, given))
 
-    def settle(self, calls: Calls) -> list[Row]:
+    def log_received(self, key: Key, event: Event) -> None:
+        """``log.received``."""
+        self._logs.received(key, event)
+        self._logged = None
+
+    def settle(self, calls: Calls) -> Settled:
         """The rows that changed since the last time."""
+        gone = self._fold_logs()
         if not self._calls:
-            return []
+            return Settled([], *self._news_of_logs(), gone)
         by_rank: dict[tuple[bool, str], list[_Foreign]] = {}
         for call in sorted(self._calls.values(), key=lambda call: (call.seen.start_ns, call.seen.id)):
             by_rank.setdefault(call.rank, []).append(call)
@@ -91,7 +132,30 @@ class ForeignCalls:
             for call in by_rank[rank]:
                 self._count(call, _counted_before(call, before) or _repeats(call, same))
             before.append((rank[1], _Index(call.seen for call in by_rank[rank])))
-        return [call.row for identity, call in self._calls.items() if self._is_news(identity, call.row)]
+        changed = [call.row for identity, call in self._calls.items() if self._is_news(identity, call.row)]
+        return Settled(changed, *self._news_of_logs(), gone)
+
+    def _take(self, told: ToldCall) -> None:
+        self._calls[told.id] = _foreign(CALL | {"run_id": self._run_id, "call_id": told.id}, told)
+
+    def _fold_logs(self) -> list[str]:
+        """Take what the records say now; the ids of calls that they no longer tell of."""
+        if self._logged is not None:
+            return []
+        before, self._logged = self._of_logs, self._logs.told()
+        self._of_logs = {call.id for call in self._logged.calls}
+        for call in self._logged.calls:
+            self._take(call)
+        gone = before - self._of_logs
+        for identity in gone:
+            del self._calls[identity]
+            self._rollup.replace(self._shares.pop(identity, None), None)
+        return [identity for identity in gone if self._shown.pop(identity, None)]
+
+    def _news_of_logs(self) -> tuple[list[Row], list[Row]]:
+        logged = self._logged or Told([], [], [])
+        requests = [row for row in logged.requests if self._is_news(row["request_id"] + " request", row)]
+        return requests, [row for row in logged.tools if self._is_news(row["tool_call_id"], row)]
 
     def _count(self, call: _Foreign, instead: str | None) -> None:
         source, reason, usage = _source(call, instead)
@@ -120,19 +184,19 @@ class ForeignCalls:
 def _counted_before(call: _Foreign, before: list[tuple[str, _Index]]) -> str | None:
     """The call that counts instead. Of one instrumentation, calls at the same time are different calls."""
     for source, index in before:
-        found = index.by_response(call.seen) if source == call.row["source"] else index.find(call.seen)
+        found = index.by_name(call.seen) if source == call.row["source"] else index.find(call.seen)
         if found:
             return found
     return None
 
 
 def _repeats(call: _Foreign, same: dict[tuple[str, Usage], str]) -> str | None:
-    """An earlier call with the same response and usage: some servers give every response the same id."""
-    response = call.seen.response_id
-    if not response:
-        return None
-    first = same.setdefault((response, call.usage), call.seen.id)
-    return None if first == call.seen.id else first
+    """An earlier one of the same span, or with the same response and usage.
+
+    Some servers give every response the same id.
+    """
+    found = [same.setdefault((name, call.usage), call.seen.id) for name in call.seen.names]
+    return next((first for first in found if first != call.seen.id), None)
 
 
 def _source(call: _Foreign, instead: str | None) -> tuple[str, str | None, Usage]:
@@ -147,10 +211,19 @@ def _source(call: _Foreign, instead: str | None) -> tuple[str, str | None, Usage
     return "unknown", call.usage.reason or why, NOTHING
 
 
-def _foreign(row: Row, data: dict[str, Any], given: dict[str, Any]) -> _Foreign:
+def _spanned(identity: str, data: dict[str, Any], given: dict[str, Any]) -> ToldCall:
+    """The call that a span tells of."""
     start, end = number(data.get("start_ns")), number(data.get("end_ns"))
+    failed = data.get("failed") is True or attr.ERROR_TYPE in given
+    source, message = text(data.get("instrumentation")) or "unknown", text(data.get("message"))
+    span = f"{data.get('trace_id')}:{data.get('span_id')}"
+    return ToldCall(identity, source, start, end, failed, message, given, span)
+
+
+def _foreign(row: Row, told: ToldCall) -> _Foreign:
+    start, end, given = told.start_ns, told.end_ns, told.given
     operation = given[attr.OPERATION_NAME]
-    row["source"] = text(data.get("instrumentation")) or "unknown"
+    row["source"] = told.source
     row["started_at"] = at(start) if start is not None else None
     row["finished_at"] = at(end) if end is not None else None
     row["duration_s"] = seconds(end - start) if start is not None and end is not None else None
@@ -163,18 +236,25 @@ def _foreign(row: Row, data: dict[str, Any], given: dict[str, Any]) -> _Foreign:
     row["finish_reasons"] = as_json(given.get(attr.RESPONSE_FINISH_REASONS))
     chunk = given.get(attr.RESPONSE_TIME_TO_FIRST_CHUNK)
     row["first_chunk_s"] = chunk if type(chunk) is float and chunk >= 0 else None
-    row["ended"] = "failed" if data.get("failed") is True or row["error_type"] else "completed"
-    if row["ended"] == "failed":
-        row["error_message"] = text(data.get("message"))
+    row["requests"], row["http_status"] = told.requests, small(told.http_status)
+    row["ended"] = "failed" if told.failed else "completed"
+    if told.failed:
+        row["error_message"] = told.message
         rows.explain(row)
-    told = {name: value for name, value in given.items() if name.startswith("gen_ai.usage.")}
-    row["usage"] = as_json(told or None)
+    usage = {name: value for name, value in given.items() if name.startswith("gen_ai.usage.") or name == COST}
+    row["usage"] = as_json(usage or None)
+    due = "fetch_response generates nothing" if operation == "fetch_response" else None
+    due = due or none_due(None, None, row["http_status"])
+    return _Foreign(row, _seen_by_others(row, told), _usage(usage, operation), due)
+
+
+def _seen_by_others(row: Row, told: ToldCall) -> _Seen:
     models = frozenset(filter(None, (row["model"], row["model_requested"]))) or frozenset((_ANY,))
-    seen = _Seen(row["call_id"], start or 0, _EVER if end is None else end, models, row["response_id"])
-    fetched = operation == "fetch_response"
-    return _Foreign(
-        row, seen, _usage(told, operation), "fetch_response generates nothing" if fetched else None
-    )
+    start, end = told.start_ns, told.end_ns
+    if start is None and end is not None and told.span is not None:
+        start = end - EMISSION_NS
+    last = _EVER if end is None else end
+    return _Seen(row["call_id"], start or 0, last, models, row["response_id"], told.span)
 
 
 _TEXTS = {
@@ -226,12 +306,12 @@ class _Index:
     """Finds a call among others: by its response id, else by its model and time."""
 
     def __init__(self, calls: Iterable[_Seen]) -> None:
-        self._by_response: dict[str, str] = {}
+        self._by_name: dict[str, str] = {}
         self._all: dict[str, list[_Seen]] = {}
         self._nameless: dict[str, list[_Seen]] = {}
         for call in sorted(calls, key=lambda seen: (seen.start_ns, seen.id)):
-            if call.response_id:
-                self._by_response.setdefault(call.response_id, call.id)
+            for name in call.names:
+                self._by_name.setdefault(name, call.id)
             for model in (*call.models, *(() if _ANY in call.models else (None,))):
                 self._all.setdefault(model or "*", []).append(call)
                 if not call.response_id:
@@ -239,13 +319,13 @@ class _Index:
         groups = (*self._all.values(), *self._nameless.values())
         self._ends = {id(group): _latest_ends(group) for group in groups}
 
-    def by_response(self, call: _Seen) -> str | None:
-        """The id of a call with the same response."""
-        return self._by_response.get(call.response_id or "")
+    def by_name(self, call: _Seen) -> str | None:
+        """The id of a call with the same response, or of the same span."""
+        return next(filter(None, map(self._by_name.get, call.names)), None)
 
     def find(self, call: _Seen) -> str | None:
         """The id of a call that this one is as well."""
-        same = self.by_response(call)
+        same = self.by_name(call)
         if same is not None:
             return same
         groups = self._nameless if call.response_id else self._all

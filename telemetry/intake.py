@@ -117,12 +117,12 @@ class Intake:
     # --- the three signals ---------------------------------------------------------------------------
 
     async def logs(self, body: Body) -> Accepted:
-        """Events go to the journal; records of others are counted.
+        """Events go to the journal, and what others say of calls; other records are counted.
 
         Raises `EventError` for what is no export request, and what the journal raises.
         """
         logs = await self._decoded(body, otlp.decode_logs)
-        self.received["foreign_records"] += logs.foreign
+        self.received.update(foreign_records=logs.foreign, received_records=logs.received)
         kept = await self._store(logs.bodies, body.peer)
         return Accepted(
             f"{kept} records are no events of their own and were put in quarantine" if kept else ""

@@ -8,10 +8,9 @@ Promises:
 
 * `decode_logs` gives the body of every record that is one of ours, whatever has happened to it; whether
   it is a sound event is for the journal to judge, which keeps what is not.
-* Records and spans of others are counted, never taken for ours, and never an error.
+* Records and spans of others are never taken for ours, and never an error. What they say of calls becomes
+  events (`telemetry.received`), the others are counted.
 * What cannot be decoded as a whole request raises `EventError`, and nothing of it is given.
-* OTLP/JSON is read by hand after the specification: the JSON reader of protobuf takes hexadecimal ids
-  for base64 and silently gives wrong bytes. Unknown fields are ignored at every level.
 
 Format: opentelemetry-proto v1.11.0, ``docs/specification.md``.
 """
@@ -19,7 +18,7 @@ Format: opentelemetry-proto v1.11.0, ``docs/specification.md``.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -33,8 +32,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from agent_shim import attributes, events
 from agent_shim.errors import EventError
+from telemetry import agent_logs
 from telemetry.aliases import KEPT
-from telemetry.received import Foreign, is_genai, to_event
+from telemetry.otlp_values import descend, integer, json_values, keys, member, unhex, values
+from telemetry.received import Foreign, ForeignLog, is_genai, log_event, to_event
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -45,7 +46,10 @@ MAX_MESSAGE = 1024
 _SPAN_BEGINS = events.BEGINS - {events.name_of(events.RequestStarted)}
 _ERROR = 2
 """``STATUS_CODE_ERROR``"""
-_MARKS = frozenset((attributes.RUN, attributes.PRODUCER, attributes.SEQ))
+_MARKS = frozenset((attributes.PRODUCER, attributes.SEQ))
+_ALL_MARKS = _MARKS | {attributes.RUN}
+_RUN = (attributes.RUN,)
+_EVENT_NAME = ("event.name",)
 
 Request = TypeVar("Request", ExportLogsServiceRequest, ExportTraceServiceRequest, ExportMetricsServiceRequest)
 
@@ -121,57 +125,94 @@ class Logs(NamedTuple):
     """What a request of log records held."""
 
     bodies: list[bytes]
-    """Event bodies, verbatim, in the order of the request."""
+    """Event bodies: ours verbatim in the order of the request, those made of others' records among them."""
     foreign: int
-    """Records that are not ours."""
+    """Records of others that are about something else."""
+    received: int
+    """Records of others that became events."""
+
+
+_Record = tuple[bytes | None, ForeignLog | None]
+"""The body of one of ours, or what another one says that is kept."""
 
 
 def decode_logs(data: bytes, content_type: str) -> Logs:
     """The events in an export request; raises `EventError` when it cannot be decoded."""
-    bodies, foreign = [], 0
+    bodies, received, foreign = [], 0, 0
     records = _protobuf_records(data) if content_type == PROTOBUF else _json_records(data)
-    for is_ours, body in records:
-        if is_ours:
-            bodies.append(body)
-        else:
+    for body, other in records:
+        made = log_event(other) if body is None and other else body
+        if made is None:
             foreign += 1
-    return Logs(bodies, foreign)
+            continue
+        bodies.append(made)
+        received += body is None
+    return Logs(bodies, foreign, received)
 
 
-def _protobuf_records(data: bytes) -> Iterator[tuple[bool, bytes]]:
+def _protobuf_records(data: bytes) -> Iterator[_Record]:
     for resource in _parse(ExportLogsServiceRequest(), data).resource_logs:
+        run = values(resource.resource.attributes, _RUN).get(attributes.RUN, "")
         for scope in resource.scope_logs:
             is_ours = scope.scope.name == attributes.SCOPE
             for record in scope.log_records:
                 body = record.body
-                if body.HasField("string_value"):
-                    content = body.string_value.encode()
+                if not (is_ours or _is_ours(scope.scope.name, (item.key for item in record.attributes))):
+                    yield None, _protobuf_log(record, scope.scope, run)
+                elif body.HasField("string_value"):
+                    yield body.string_value.encode(), None
                 elif body.HasField("bytes_value"):
-                    content = body.bytes_value
+                    yield body.bytes_value, None
                 else:  # someone on the way changed it; kept whole, for the quarantine
-                    content = record.SerializeToString()
-                yield is_ours or _is_marked(item.key for item in record.attributes), content
+                    yield record.SerializeToString(), None
 
 
-def _json_records(data: bytes) -> Iterator[tuple[bool, bytes]]:
-    for scope in _descend(_load(data), "resourceLogs", "scopeLogs"):
-        for record in _descend(scope, "logRecords"):
-            text = _member(record, "body").get("stringValue")
-            if not isinstance(text, str):
-                text = json.dumps(record)
-            yield (
-                _is_ours(_member(scope, "scope").get("name"), _keys(record)),
-                text.encode(errors="surrogatepass"),
-            )
+def _protobuf_log(record: Any, scope: Any, run: Any) -> ForeignLog | None:
+    told = values(record.attributes, _EVENT_NAME).get("event.name")
+    log = agent_logs.known((told, record.event_name, record.body.string_value))
+    if log is None:
+        return None
+    time_ns = record.time_unix_nano or record.observed_time_unix_nano
+    given = values(record.attributes, agent_logs.KEPT[log])
+    return ForeignLog(
+        log, time_ns, record.trace_id.hex(), record.span_id.hex(), given, scope.name, scope.version, str(run)
+    )
 
 
-def _is_ours(scope: str | None, keys: Iterable[str]) -> bool:
-    """By scope or by attributes: what stands between may drop the one or the other."""
-    return scope == attributes.SCOPE or _is_marked(keys)
+def _json_records(data: bytes) -> Iterator[_Record]:
+    for resource in descend(_load(data), "resourceLogs"):
+        run = json_values(member(resource, "resource"), _RUN).get(attributes.RUN, "")
+        for scope in descend(resource, "scopeLogs"):
+            for record in descend(scope, "logRecords"):
+                if not _is_ours(member(scope, "scope").get("name"), keys(record)):
+                    yield None, _json_log(record, member(scope, "scope"), run)
+                    continue
+                text = member(record, "body").get("stringValue")
+                if not isinstance(text, str):
+                    text = json.dumps(record)
+                yield text.encode(errors="surrogatepass"), None
 
 
-def _is_marked(keys: Iterable[str]) -> bool:
-    return not _MARKS.isdisjoint(keys)
+def _json_log(record: dict[str, Any], scope: dict[str, Any], run: Any) -> ForeignLog | None:
+    told = json_values(record, _EVENT_NAME).get("event.name")
+    log = agent_logs.known((told, record.get("eventName"), member(record, "body").get("stringValue")))
+    if log is None:
+        return None
+    time_ns = integer(record.get("timeUnixNano")) or integer(record.get("observedTimeUnixNano"))
+    return ForeignLog(
+        log, time_ns, unhex(record.get("traceId")).hex(), unhex(record.get("spanId")).hex(),
+        json_values(record, agent_logs.KEPT[log]), str(scope.get("name", "")), str(scope.get("version", "")),
+        str(run),
+    )  # fmt: skip
+
+
+def _is_ours(scope: str | None, names: Iterable[str]) -> bool:
+    """By scope, or by attributes where what stands between dropped it.
+
+    Of another scope, only what has a producer is ours: others repeat the attributes of their resource, the
+    run among them, on each record.
+    """
+    return scope == attributes.SCOPE or not (_MARKS if scope else _ALL_MARKS).isdisjoint(names)
 
 
 # --- spans and metrics --------------------------------------------------------------------------
@@ -213,11 +254,11 @@ _Span = tuple[bool, bytes, bytes, Foreign | None]
 
 def _protobuf_spans(data: bytes) -> Iterator[_Span]:
     for resource in _parse(ExportTraceServiceRequest(), data).resource_spans:
-        run = _values(resource.resource.attributes, (attributes.RUN,)).get(attributes.RUN, "")
+        run = values(resource.resource.attributes, _RUN).get(attributes.RUN, "")
         for scope in resource.scope_spans:
             for span in scope.spans:
                 is_ours = _is_ours(scope.scope.name, (item.key for item in span.attributes))
-                given = {} if is_ours else _values(span.attributes, KEPT)
+                given = {} if is_ours else values(span.attributes, KEPT)
                 yield is_ours, span.trace_id, span.span_id, (
                     Foreign(
                         span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), span.name,
@@ -229,79 +270,36 @@ def _protobuf_spans(data: bytes) -> Iterator[_Span]:
                 )  # fmt: skip
 
 
-def _values(items: Iterable[Any], kept: Collection[str]) -> dict[str, Any]:
-    """The values of those attributes; of two of one name the later one."""
-    return {item.key: _value(item.value) for item in items if item.key in kept}
-
-
-def _value(value: Any) -> Any:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    return None if kind in (None, "kvlist_value", "bytes_value") else getattr(value, kind)
-
-
 def _json_spans(data: bytes) -> Iterator[_Span]:
-    for resource in _descend(_load(data), "resourceSpans"):
-        run = _json_values(_member(resource, "resource"), (attributes.RUN,)).get(attributes.RUN, "")
-        for scope in _descend(resource, "scopeSpans"):
-            for span in _descend(scope, "spans"):
-                is_ours = _is_ours(_member(scope, "scope").get("name"), _keys(span))
-                given = {} if is_ours else _json_values(span, KEPT)
-                foreign = (
-                    _json_foreign(span, _member(scope, "scope"), given, run) if is_genai(given) else None
-                )
-                yield is_ours, _unhex(span.get("traceId")), _unhex(span.get("spanId")), foreign
+    for resource in descend(_load(data), "resourceSpans"):
+        run = json_values(member(resource, "resource"), _RUN).get(attributes.RUN, "")
+        for scope in descend(resource, "scopeSpans"):
+            for span in descend(scope, "spans"):
+                is_ours = _is_ours(member(scope, "scope").get("name"), keys(span))
+                given = {} if is_ours else json_values(span, KEPT)
+                foreign = _json_foreign(span, member(scope, "scope"), given, run) if is_genai(given) else None
+                yield is_ours, unhex(span.get("traceId")), unhex(span.get("spanId")), foreign
 
 
 def _json_foreign(span: dict[str, Any], scope: dict[str, Any], given: dict[str, Any], run: Any) -> Foreign:
-    status = _member(span, "status")
+    status = member(span, "status")
     return Foreign(
-        _unhex(span.get("traceId")).hex(), _unhex(span.get("spanId")).hex(),
-        _unhex(span.get("parentSpanId")).hex(), str(span.get("name", "")),
-        _integer(span.get("startTimeUnixNano")), _integer(span.get("endTimeUnixNano")),
+        unhex(span.get("traceId")).hex(), unhex(span.get("spanId")).hex(),
+        unhex(span.get("parentSpanId")).hex(), str(span.get("name", "")),
+        integer(span.get("startTimeUnixNano")), integer(span.get("endTimeUnixNano")),
         status.get("code") == _ERROR, str(status.get("message", "")), given,
         str(scope.get("name", "")), str(scope.get("version", "")), str(run),
     )  # fmt: skip
-
-
-def _json_values(item: dict[str, Any], kept: Collection[str]) -> dict[str, Any]:
-    found = _descend(item, "attributes")
-    return {one["key"]: _json_value(_member(one, "value")) for one in found if one.get("key") in kept}
-
-
-def _json_value(value: dict[str, Any]) -> Any:
-    if "intValue" in value:
-        return _integer(value["intValue"])
-    if "arrayValue" in value:
-        return [_json_value(item) for item in _descend(_member(value, "arrayValue"), "values")]
-    return value.get("stringValue", value.get("boolValue", value.get("doubleValue")))
-
-
-def _integer(value: Any) -> int:
-    """A 64-bit integer as number or as text; 0 when it is neither."""
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
-        return 0
 
 
 def _is_id(value: bytes, length: int) -> bool:
     return len(value) == length and any(value)
 
 
-def _unhex(value: Any) -> bytes:
-    """The bytes of a hexadecimal id in either case; empty when it is none."""
-    try:
-        return bytes.fromhex(value) if isinstance(value, str) else b""
-    except ValueError:
-        return b""
-
-
 def decode_metrics(data: bytes, content_type: str) -> int:
     """How many metrics an export request holds; raises `EventError` when it cannot be decoded."""
     if content_type == JSON:
-        return sum(1 for _ in _descend(_load(data), "resourceMetrics", "scopeMetrics", "metrics"))
+        return sum(1 for _ in descend(_load(data), "resourceMetrics", "scopeMetrics", "metrics"))
     request = _parse(ExportMetricsServiceRequest(), data)
     return sum(len(scope.metrics) for item in request.resource_metrics for scope in item.scope_metrics)
 
@@ -365,26 +363,3 @@ def _load(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise EventError(f"not an export request in JSON: {error}") from error
-
-
-def _descend(node: Any, *names: str) -> Iterator[dict[str, Any]]:
-    """The objects in nested lists of objects, by the names of the lists."""
-    if not isinstance(node, dict):
-        raise EventError(f"not an export request in JSON: an object was expected before {names or 'its end'}")
-    if not names:
-        yield node
-        return
-    items = node.get(names[0]) or []
-    if not isinstance(items, list):
-        raise EventError(f"not an export request in JSON: {names[0]} is not a list")
-    for item in items:
-        yield from _descend(item, *names[1:])
-
-
-def _member(item: dict[str, Any], name: str) -> dict[str, Any]:
-    member = item.get(name)
-    return member if isinstance(member, dict) else {}
-
-
-def _keys(item: dict[str, Any]) -> Iterator[str]:
-    return (str(attribute.get("key")) for attribute in _descend(item, "attributes"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from agent_shim.events import SpanReceived, name_of
+from agent_shim.events import LogReceived, SpanReceived, name_of
 
 from .calls import Calls, Event, Key
 from .foreign_calls import ForeignCalls
@@ -50,7 +50,7 @@ class RunFold:
         self._tools = Tools(run_id, self._producers)
         self._foreign = ForeignCalls(run_id, self._rollup)
         self._received: set[tuple[str, int]] = set()
-        """Spans of others: each is a stream of its own, and none is a producer of the run."""
+        """Spans and records of others: each is a stream of its own, and none is a producer of the run."""
         self._leftovers = Leftovers(run_id)
         self._judgements = Judgements(run_id)
         self._handlers: dict[str, Callable[[Key, Event], None]] = {
@@ -79,7 +79,8 @@ class RunFold:
             "claim.checked": self._judgements.claim_checked,
             "result.attached": self._judgements.result_attached,
             "run.judged": self._judgements.judged,
-            _RECEIVED: self._foreign.received,
+            _SPAN: self._foreign.received,
+            _LOG: self._foreign.log_received,
         }
 
     def holds(self, producer: str, seq: int) -> bool:
@@ -95,7 +96,7 @@ class RunFold:
     def add(self, producer: str, seq: int, event: Event) -> bool:
         """Take an event. False when one of that number was added before; then nothing changes."""
         name, time_ns = event["name"], event["time"]
-        if name == _RECEIVED:
+        if name in (_SPAN, _LOG):
             if (producer, seq) in self._received:
                 return False
             self._received.add((producer, seq))
@@ -121,18 +122,18 @@ class RunFold:
         self._rollup.stand_for_unknown((self._run.day, *_UNSEEN, hole) if hole else None)
         usage, no_usage = self._rollup.settle()
         judged, not_judged = self._judgements.settle()
-        others = self._counts() | self._judgements.columns()
+        others = self._counts() | self._judgements.columns() | {"agent": self._foreign.agent}
         upserts = {
             "run": [tuple(self._run.row(others, capture).values())],
             **judged,
             "producer": [tuple(p.row(self.run_id).values()) for p in self._changed.values()],
-            "llm_call": [tuple(row.values()) for row in (*settled.calls, *foreign)],
-            "llm_request": [tuple(row.values()) for row in settled.requests],
-            "tool_call": [tuple(row.values()) for row in tools],
+            "llm_call": [tuple(row.values()) for row in (*settled.calls, *foreign.calls)],
+            "llm_request": [tuple(row.values()) for row in (*settled.requests, *foreign.requests)],
+            "tool_call": [tuple(row.values()) for row in (*tools, *foreign.tools)],
             "usage": usage,
             **self._leftovers.settle(),
         }
-        gone = [turn.id for turn in settled.turned if not self._calls.shown(turn)]
+        gone = [turn.id for turn in settled.turned if not self._calls.shown(turn)] + foreign.gone
         self._changed.clear()
         return Changes(
             upserts,
@@ -152,12 +153,13 @@ class RunFold:
         return source
 
     def _counts(self) -> dict[str, int]:
+        others = self._foreign.counts()
         return {
             "calls": self._calls.calls + self._foreign.counted,
-            "requests": self._calls.requests,
-            "failed_requests": self._calls.failed_requests,
-            "tool_calls": self._tools.calls,
-            "failed_tool_calls": self._tools.failed,
+            "requests": self._calls.requests + others["requests"],
+            "failed_requests": self._calls.failed_requests + others["failed_requests"],
+            "tool_calls": self._tools.calls + others["tool_calls"],
+            "failed_tool_calls": self._tools.failed + others["failed_tool_calls"],
             "never_executed_tool_calls": self._tools.never_executed,
             "events": self.events,
         }
@@ -205,7 +207,7 @@ class RunFold:
             self._tools.requested(turn)
 
 
-_RECEIVED = name_of(SpanReceived)
+_SPAN, _LOG = name_of(SpanReceived), name_of(LogReceived)
 
 _UNSEEN = ("unknown", "unknown", "unknown", "unknown")
 """Provider, model, tier and source of calls that nobody saw."""

@@ -168,7 +168,7 @@ class Run:
 
     def _identity(self, row: Row, data: dict[str, Any]) -> None:
         for name in _AS_GIVEN:
-            row[name] = text(data.get(name))
+            row[name] = text(data.get(name)) or row[name]
         row["command"] = as_json(data.get("command"))
         row["tags"] = as_json(data.get("tags"))
         row["attempt"] = small(data.get("attempt")) or row["attempt"]

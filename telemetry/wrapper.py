@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import agent_shim
-from agent_shim import spool
+from agent_shim import attributes, spool
 from agent_shim.events import (
     AttemptRefused,
     AttemptReserved,
@@ -287,6 +287,7 @@ class Recording:
         """What the agent's process must know to be part of this run."""
         settings = self._settings
         trace = self._trace_parent.split("-")[1] if self._trace_parent else self.run_id
+        resource = self._environ.get("OTEL_RESOURCE_ATTRIBUTES")
         return {
             "AGENT_TELEMETRY_HOME": str(settings.home),
             "AGENT_TELEMETRY_RUN": self.run_id,
@@ -294,6 +295,7 @@ class Recording:
             "AGENT_TELEMETRY_CONTENT": "on" if settings.content else "off",
             "AGENT_TELEMETRY_INCLUDE_USAGE": settings.include_usage,
             "TRACEPARENT": f"00-{trace}-{span_id(self._process)}-01",
+            "OTEL_RESOURCE_ATTRIBUTES": ",".join(filter(None, (resource, f"{attributes.RUN}={self.run_id}"))),
         }
 
     def _watch(

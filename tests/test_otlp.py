@@ -180,12 +180,13 @@ def test_json_as_other_programs_write_it_is_read() -> None:
     assert decode_logs(json.dumps(JSON_REQUEST).encode(), JSON) == (
         [OUR_JSON_RECORD["body"]["stringValue"].encode()],
         1,
+        0,
     )
 
 
 def test_names_in_snake_case_are_unknown_fields() -> None:
     record = {"scope_logs": [{"log_records": [OUR_JSON_RECORD]}]}
-    assert decode_logs(json.dumps({"resource_logs": [record]}).encode(), JSON) == ([], 0)
+    assert decode_logs(json.dumps({"resource_logs": [record]}).encode(), JSON) == ([], 0, 0)
 
 
 @pytest.mark.parametrize("left", ["scope", "attributes"])
@@ -203,7 +204,7 @@ def test_ours_is_known_by_scope_or_by_attributes(tmp_path: Path, kind: str, left
         tree = json.loads(in_json([record._replace(attributes={})]))
         tree["resourceLogs"][0]["scopeLogs"][0]["scope"] = {"name": attr.SCOPE}
         encoded = json.dumps(tree).encode()
-    assert decode_logs(encoded, kind) == ([record.body.encode()], 0)
+    assert decode_logs(encoded, kind) == ([record.body.encode()], 0, 0)
 
 
 @both_encodings
@@ -217,8 +218,8 @@ def test_an_event_whose_body_was_changed_on_the_way_is_kept_whole(kind: str) -> 
         log.attributes.add(key=attr.SEQ)
         log.body.int_value = 7
         encoded = request.SerializeToString()
-    ((body,), foreign) = decode_logs(encoded, kind)
-    assert foreign == 0
+    ((body,), foreign, received) = decode_logs(encoded, kind)
+    assert (foreign, received) == (0, 0)
     assert attr.SEQ.encode() in body
 
 
@@ -261,7 +262,7 @@ def test_what_is_no_request_is_refused_as_a_whole(decode: Any, kind: str, data: 
     ],
 )
 def test_an_empty_request_holds_nothing(decode: Any, kind: str, data: bytes) -> None:
-    assert decode(data, kind) in (([], 0), (0, 0, 0, []), 0)
+    assert decode(data, kind) in (([], 0, 0), (0, 0, 0, []), 0)
 
 
 @given(st.binary(max_size=200))

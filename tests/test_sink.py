@@ -628,6 +628,7 @@ def test_it_counts_what_came_in(running: RunningSink, bodies: list[bytes]) -> No
     running.logs(bodies)
     assert running.received() == {
         "foreign_records": 0,
+        "received_records": 0,
         "new": len(bodies),
         "duplicates": len(bodies),
         "conflicts": 0,

@@ -72,9 +72,10 @@ def test_the_agent_knows_its_run_its_parent_and_its_trace(wrap: Wrap) -> None:
 
 def test_a_run_inside_a_trace_joins_it(wrap: Wrap) -> None:
     outer = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    done = wrap("env", environ={"TRACEPARENT": outer})
+    done = wrap("env", environ={"TRACEPARENT": outer, "OTEL_RESOURCE_ATTRIBUTES": "team=a"})
     assert done.data("run.started")["trace_parent"] == outer
     assert re.search(rb"TRACEPARENT=00-0af7651916cd43dd8448eb211c80319c-(?!b7ad)", done.stdout)
+    assert re.search(rb"OTEL_RESOURCE_ATTRIBUTES=team=a,agent_telemetry.run=[0-9a-f]{32}\n", done.stdout)
 
 
 def test_nothing_of_ours_is_on_the_path_of_a_python_agent(wrap: Wrap) -> None:

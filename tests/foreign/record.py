@@ -9,7 +9,8 @@ with ``opentelemetry-instrumentation-genai-openai`` 1.3b0, ``opentelemetry-instr
 (OpenLLMetry) or ``openinference-instrumentation-openai`` 0.1.66, openai 3.54.0, ``opentelemetry-sdk`` and
 ``opentelemetry-exporter-otlp-proto-common`` installed. The calls go to a scripted server on the loopback;
 ``<name>.spans.pb`` and ``<name>.logs.pb`` are OTLP export requests, ``<name>.events.jsonl`` the events of our
-own hooks in the same process.
+own hooks in the same process. The logs come with ``OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT=true`` and
+``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=EVENT_ONLY``.
 """
 
 from __future__ import annotations
