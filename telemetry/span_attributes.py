@@ -276,11 +276,49 @@ def _process(begin: Data, end: Data) -> Iterator[tuple[str, Value | None]]:
     yield attr.PROCESS_COMMAND_ARGS, _texts(begin.get("arguments"))
 
 
-def run(begin: Data, end: Data | None, totals: Data, usage: list[Data]) -> Face:
-    """The whole run, with its row and its rollup of usage as the journal has them."""
+def last_call(calls: Iterable[Data]) -> Failure | None:
+    """How the last call of a run failed; ``None`` when it did not, or there was none."""
+    ended = [row for row in calls if row["finished_at"]]
+    last = max(ended, key=lambda row: (row["finished_at"], row["call_id"]), default=None)
+    if last is None or last["ended"] != "failed":
+        return None
+    status = last["http_status"] if (last["http_status"] or 0) >= 400 else None
+    kind = last["error_code"] or last["error_type"]
+    words = [str(word) for word in (status, kind) if word is not None and str(word) != str(status)]
+    return Failure(" ".join([str(status), *words] if status else words), last["error_message"] or "failed")
+
+
+def run_failure(end: Data | None, call: Failure | None) -> Failure | None:
+    """How a run failed. One that ended well although its last `call` failed has failed by that."""
+    told = failure(end, RUN_FINE)
+    if call is None:
+        return told
+    if told is None:
+        return Failure(call.type, f"the last call failed: {call.message}")
+    return Failure(told.type, f"{told.message} (the last call failed: {call.type})")
+
+
+def run(begin: Data, end: Data | None, totals: Data, usage: list[Data], call: Failure | None) -> Face:
+    """The whole run, with its row and its rollup of usage as the journal has them.
+
+    The name of one that failed says how: it is what a viewer shows first, and large.
+    """
     agent = text(begin.get("agent"))
     name = f"invoke_agent {agent}" if agent else "invoke_agent"
-    return Face(name, "internal", _run(begin, end or {}, totals, usage))
+    why = ", ".join(_why(end, call))
+    return Face(f"{name}: {why}" if why else name, "internal", _run(begin, end or {}, totals, usage))
+
+
+def _why(end: Data | None, call: Failure | None) -> Iterator[str]:
+    """In words of which there are few, as names of spans must be."""
+    if end is None:
+        yield INTERRUPTED
+    elif small(end.get("exit_code")):
+        yield f"exit {end['exit_code']}"
+    elif failure(end, RUN_FINE):
+        yield text(end.get("outcome")) or "failed"
+    if call is not None:
+        yield f"last call failed with {call.type}"
 
 
 def _run(begin: Data, end: Data, totals: Data, usage: list[Data]) -> Iterator[tuple[str, Value | None]]:

@@ -27,7 +27,7 @@ from telemetry import rows, span_attributes
 from telemetry.producers import listed
 from telemetry.projections import RunFold
 from telemetry.rows import small, text
-from telemetry.span_attributes import Face, SpanEvent, Value
+from telemetry.span_attributes import Face, Failure, SpanEvent, Value
 
 Event = dict[str, Any]
 
@@ -218,12 +218,12 @@ class SpanFold:
             face = _FACES[kind](data, end_data)
         is_call = kind == events.name_of(events.CallStarted)
         happened = tuple(_failed_requests(producer, begin, last)) if is_call else ()
-        return self._made(begin, end_data, last, face, happened)
+        failed = span_attributes.failure(end_data, _FINE[kind])
+        return self._made(begin, failed, last, face, happened)
 
     def _made(
-        self, begin: Event, end: Event | None, last: Event, face: Face, happened: tuple[SpanEvent, ...]
+        self, begin: Event, failed: Failure | None, last: Event, face: Face, happened: tuple[SpanEvent, ...]
     ) -> Span:
-        failed = span_attributes.failure(end, _FINE[begin["name"]])
         marks = ((attributes.RUN, self._run_id), (attributes.ERROR_TYPE, failed.type if failed else None))
         return Span(
             trace_id="",
@@ -256,13 +256,16 @@ class SpanFold:
         last = end or self._producer(begin["producer"]).last or begin
         upserts = self._totals.changed().upserts
         totals, patch = _dicts("run", upserts), _dicts("patch", upserts)
+        call = span_attributes.last_call(_dicts("llm_call", upserts))
         face = span_attributes.run(
             begin["data"],
             end["data"] if end else None,
             (totals[0] if totals else {}) | ({"patch": patch[0]} if patch else {}),
             _dicts("usage", upserts),
+            call,
         )
-        yield begin, self._made(begin, end["data"] if end else None, last, face, ())
+        failed = span_attributes.run_failure(end["data"] if end else None, call)
+        yield begin, self._made(begin, failed, last, face, ())
 
     # --- placing -----------------------------------------------------------------------------------
 

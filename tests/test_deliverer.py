@@ -627,7 +627,7 @@ def test_the_spans_of_a_run_that_was_killed_are_sent_at_its_end(settings: Settin
     wrapper.die()
     follow(settings)
     assert_same(settings, wrapper.run)
-    assert [span.name for span in peer.spans()] == ["invoke_agent"]
+    assert [span.name for span in peer.spans()] == ["invoke_agent: interrupted"]
 
 
 # --- the data folder -------------------------------------------------------------------------------

@@ -122,6 +122,51 @@ def test_the_root_comes_last_with_the_totals_of_the_run(tmp_path: Path) -> None:
     assert attr.ERROR_TYPE not in root.attributes
 
 
+def ended_by(folder: Path, exit_code: int, **call: Any) -> Span:
+    """The root of a run whose last call ended like that."""
+    recording = Recording(folder)
+    wrapper, agent = recording.process("wrapper"), recording.process("agent")
+    root = wrapper.append(events.RunStarted(way="run", agent="trae"))
+    chat(agent, root, statuses=(200,))
+    refused = agent.append(events.CallStarted(surface="responses", model="gpt-5"), parent=root)
+    agent.append(events.CallFinished(**call), begin=refused)
+    agent.seal()
+    told: dict[str, Any] = {"error_type": "NonZeroExit", "error_message": "bye"} if exit_code else {}
+    wrapper.append(
+        events.RunFinished(outcome="exited", exit_code=exit_code, producers=[agent.producer], **told),
+        begin=root,
+    )
+    wrapper.seal()
+    return fold(recording.events())[-1]
+
+
+REFUSED = {
+    "ended": "failed", "http_status": 401, "error_type": "AuthenticationError",
+    "error_code": "invalid_api_key", "error_message": "Incorrect API key provided",
+}  # fmt: skip
+
+
+def test_the_name_of_a_root_that_failed_says_how(tmp_path: Path) -> None:
+    root = ended_by(tmp_path, 1, **REFUSED)
+    assert root.name == "invoke_agent trae: exit 1, last call failed with 401 invalid_api_key"
+    assert root.error == "bye (the last call failed: 401 invalid_api_key)"
+    assert root.attributes[attr.ERROR_TYPE] == "NonZeroExit"
+
+
+def test_a_run_that_exits_with_0_after_a_call_that_failed_has_failed_by_that(tmp_path: Path) -> None:
+    """As trae-cli does when its agent died of an error of the API."""
+    root = ended_by(tmp_path, 0, **REFUSED)
+    assert root.name == "invoke_agent trae: last call failed with 401 invalid_api_key"
+    assert root.error == "the last call failed: Incorrect API key provided"
+    assert root.attributes[attr.ERROR_TYPE] == "401 invalid_api_key"
+
+
+def test_a_run_whose_last_call_has_an_answer_bears_the_name_of_its_agent_alone(tmp_path: Path) -> None:
+    assert ended_by(tmp_path / "0", 0, ended="completed").name == "invoke_agent trae"
+    broken = ended_by(tmp_path / "1", 3, ended="abandoned")
+    assert (broken.name, broken.error) == ("invoke_agent trae: exit 3", "bye")
+
+
 ROOT_TOTALS = {
     attr.OPERATION_NAME: "invoke_agent",
     attr.AGENT_NAME: "trae",
@@ -197,7 +242,7 @@ def test_events_of_a_producer_that_died_become_interrupted_spans(tmp_path: Path)
     assert {span.attributes[attr.ERROR_TYPE] for span in spans.values()} == {"interrupted"}
     assert {name: len(span.events) for name, span in spans.items()} == {
         "chat gpt-5": 1,
-        "invoke_agent trae": 0,
+        "invoke_agent trae: interrupted": 0,
     }
     assert spans["chat gpt-5"].end_ns - spans["chat gpt-5"].start_ns == 2 * STEP_NS
     assert attr.USAGE_INPUT_TOKENS not in spans["chat gpt-5"].attributes

@@ -270,7 +270,8 @@ def test_the_root_says_at_first_sight_what_it_used_and_why_it_failed(
     root = jaeger.root(failed.run)
     assert root is not None
     assert failed.exit_code == 1
-    assert root.status == ERROR and root.message
+    assert root.status == ERROR and root.message.endswith("(the last call failed: 401 invalid_api_key)")
+    assert root.name.endswith(": exit 1, last call failed with 401 invalid_api_key")
     assert root.attributes["process.exit.code"] == 1
     assert root.attributes["gen_ai.usage.input_tokens"] == 2700
     assert root.attributes["gen_ai.usage.output_tokens"] == 120
