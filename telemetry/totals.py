@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, FromClause, Row, Select, case, func, select, true
+from sqlalchemy import Connection, FromClause, Row, Select, case, func, literal_column, select, true
 
 from telemetry.filters import COST, NOT_CAPTURED, RUN, USAGE, Filters
 
@@ -82,6 +82,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "all": (),
 }
 """What runs can be grouped by → the columns that make a group."""
+_DAY = (literal_column("1"), literal_column("10"))
+"""Where the day stands in a stored time. No parameters: PostgreSQL would not see two as the same."""
 _OF_USAGE = ("model", "day")
 """Groupings that divide a run."""
 
@@ -122,7 +124,9 @@ def _columns(by: str, table: FromClause) -> list[Any]:
 def _runs(by: str) -> Select[Any]:
     if by in _OF_USAGE:
         keys = _columns(by, USAGE)
-        table: FromClause = USAGE.join(RUN, USAGE.c.run_id == RUN.c.run_id)
+        table: FromClause = RUN.join(USAGE, USAGE.c.run_id == RUN.c.run_id, isouter=by == "day")
+        if by == "day":  # a run without calls belongs to the day of its start
+            keys = [func.coalesce(*keys, func.substr(RUN.c.started_at, *_DAY))]
     else:
         keys, table = _columns(by, RUN), RUN
     counts = (

@@ -163,6 +163,14 @@ def test_by_model_each_answering_model_has_its_line(journal: Journal) -> None:
     assert report.lines[2].coverage.not_captured == 1
 
 
+def test_a_run_without_calls_belongs_to_the_day_of_its_start(place: str) -> None:
+    idle = Told(9, NOON_NS + DAY).start(commit=A).finish()
+    with filled(place, whole(), torn(), idle) as journal:
+        report = queries.cost(journal.engine, BOOK, "day")
+    assert {line.key["day"]: line.runs for line in report.lines} == {"2026-11-24": 2, "2026-11-25": 1}
+    assert report.total.runs == 3
+
+
 def test_by_day_days_come_in_their_order(journal: Journal) -> None:
     report = queries.cost(journal.engine, BOOK, "day")
     assert [line.key["day"] for line in report.lines] == ["2026-11-24", "2026-11-25", "2026-11-26"]
