@@ -474,7 +474,8 @@ class HookAttached(NamedTuple):
     """A hook took: from here on the named target is captured in this process."""
 
     target: str
-    """``openai``, ``openai.websockets``, ``trae.tools``, ``trae.docker_tools`` or ``trae.llm``."""
+    """``openai``, ``openai.websockets``, ``trae.tools``, ``trae.docker_tools``, ``trae.llm`` or
+    ``multiprocessing``."""
     version: str | None = None
     points: list[str] | None = None
     """The functions that were wrapped."""

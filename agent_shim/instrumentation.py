@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import hooks, openai_client, trae, websockets
+from . import hooks, openai_client, processes, trae, websockets
 
 HOOKS = (
     hooks.Hook("openai", "openai._base_client", openai_client.attach, openai_client.detach),
@@ -14,6 +14,7 @@ HOOKS = (
         hooks.Hook("openai.websockets", module, websockets.attach, websockets.detach)
         for module in websockets.MODULES
     ),
+    hooks.Hook("multiprocessing", "multiprocessing.util", processes.attach, processes.detach),
     hooks.Hook("trae.llm", "trae_agent.utils.llm_clients.llm_client", trae.attach_llm, trae.detach),
 )
 

@@ -82,7 +82,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "all": (),
 }
 """What runs can be grouped by → the columns that make a group."""
-_DAY = (literal_column("1"), literal_column("10"))
+_DAY: tuple[Any, Any] = (literal_column("1"), literal_column("10"))
 """Where the day stands in a stored time. No parameters: PostgreSQL would not see two as the same."""
 _OF_USAGE = ("model", "day")
 """Groupings that divide a run."""
