@@ -77,6 +77,12 @@ def reserve_asked(journal: Journal, asked: Mapping[str, object]) -> int:
     return _reserve(journal, *_checked(asked.get("run"), *(asked.get(name) for name in Key._fields)))
 
 
+def held(journal: Journal, run_id: str) -> int | None:
+    """The number that a run has reserved."""
+    with database.reachable(journal.engine), journal.engine.connect() as connection:
+        return connection.scalar(select(_ATTEMPT.c.number).where(_ATTEMPT.c.run_id == run_id))
+
+
 def _checked(run_id: object, *names: object) -> tuple[str, Key]:
     if not (isinstance(run_id, str) and _RUN_ID.match(run_id)):
         raise SettingsError("A run id is 32 hexadecimal digits.")

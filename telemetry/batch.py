@@ -81,7 +81,7 @@ def current(batch: Batch, rule: Policy, settings: Settings, environ: Mapping[str
     """The states of the items now, everything that is over judged."""
     with reading(settings, environ) as read:
         of_batch = Filters(batch=batch.plan.task_id)
-        late = pending(read, of_batch, rule)
+        late = pending(read.engine, of_batch, rule)
         if late:
             judge(read, settings, environ, late, rule)
         found = lines(read.engine, rule, of_batch if batch.plan.task_id else None)

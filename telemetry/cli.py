@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -324,7 +325,19 @@ def sink(host: str, port: int, grpc_port: int, journal: str | None) -> None:
         f" journal {without_password(settings.journal)}",
         err=True,
     )
-    server.serve(settings.journal, host, port, grpc_port)
+    server.serve(settings.journal, host, port, grpc_port, admit=_decision(settings))
+
+
+def _decision(settings: Settings) -> Any:
+    """Answers runs that ask a sink for an attempt. What judges is loaded when one asks with a limit."""
+
+    def decide(journal: Any, asked: Mapping[str, object]) -> Mapping[str, object]:
+        from telemetry import admission, intake
+
+        limited = asked.get("limit") is not None
+        return admission.decide(journal, settings.home, asked) if limited else intake.numbered(journal, asked)
+
+    return decide
 
 
 for command in (*judge_commands.COMMANDS, *delivery_commands.COMMANDS):

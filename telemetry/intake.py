@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hmac
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from telemetry import otlp
+from telemetry import attempts, otlp
 from telemetry.journal import Journal
 
 RETRY_AFTER_S = 3
@@ -37,6 +37,15 @@ class Ask(Protocol):
     def __call__(self, job: Callable[[Journal], Result], /) -> Awaitable[Result]:
         """What the job gives or raises; raises `Busy` when too many wait already."""
         ...
+
+
+Admit = Callable[[Journal, Mapping[str, object]], Mapping[str, object]]
+"""Answers a run that asks for an attempt."""
+
+
+def numbered(journal: Journal, asked: Mapping[str, object]) -> Mapping[str, object]:
+    """Its number, and no limit."""
+    return {"attempt": attempts.reserve_asked(journal, asked)}
 
 
 class Busy(Exception):
@@ -76,8 +85,9 @@ class Body(NamedTuple):
 class Intake:
     """The one place where requests of all protocols come together. For one event loop."""
 
-    def __init__(self, ask: Ask, token: str | None, limits: Limits) -> None:
+    def __init__(self, ask: Ask, token: str | None, limits: Limits, admit: Admit = numbered) -> None:
         self.ask = ask
+        self.admit = admit
         self.limits = limits
         self.received: Counter[str] = Counter()
         """What came in since the start, by kind."""

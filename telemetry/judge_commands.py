@@ -72,7 +72,7 @@ def judge(
     rule = judging.policy(settings.home, policy)
     with open_reading(journal) as read:
         if everything:
-            found = judging.pending(read, filters_of(tz=tz, **chosen), rule)
+            found = judging.pending(read.engine, filters_of(tz=tz, **chosen), rule)
         else:
             found = [queries.run(read.engine, run or "@last")]
         if verify:

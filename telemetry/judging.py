@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Engine, Row, select
 
 from agent_shim.errors import JournalUnreachable, SettingsError
 from agent_shim.events import ClaimChecked, Event, ResultAttached, RunJudged
@@ -118,11 +118,11 @@ def _claims(connection: Connection, run: Row[Any], found: Any) -> Iterator[Claim
         yield ClaimChecked(name=claim.name, value=claim.value or "", **told)
 
 
-def pending(reading: Reading, filters: Filters, rule: Policy) -> list[Row[Any]]:
+def pending(engine: Engine, filters: Filters, rule: Policy) -> list[Row[Any]]:
     """The runs that fit, are over, and are not judged by this policy on all that is known; oldest first."""
     table = evidence.VERDICT
     over = [*filters.tests(), RUN.c.state != "running", RUN.c.outcome.is_distinct_from("refused")]
-    with reachable(reading.engine), reading.engine.connect() as connection:
+    with reachable(engine), engine.connect() as connection:
         found = list(connection.execute(select(RUN).where(*over).order_by(*NEWEST_FIRST)).all())
         ids = [run.run_id for run in found]
         seen = evidence.seen(connection, ids)

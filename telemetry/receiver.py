@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agent_shim.errors import EventError, JournalError, SettingsError
-from telemetry import attempts, otlp
+from telemetry import otlp
 from telemetry.intake import RETRY_AFTER_S, Accepted, Body, Busy, Intake, Take
 
 # google.rpc.Code by HTTP status.
@@ -114,13 +114,13 @@ class _Receiver:
     async def attempts(self, request: Request) -> Response:
         """Reserves the number of an attempt; the same for the same run.
 
-        ``{"run": …, "repository": …, "commit": …, "agent": …, "model": …}`` gives ``{"attempt": number}``.
+        ``{"run": …, "repository": …, "commit": …, "agent": …, "model": …}`` gives ``{"attempt": number}``, or
+        with a ``limit``, and perhaps a ``policy``, ``{"refused": {"reason": …}}``.
         """
         self._authorise(request)
         with self._intake.room() as take:
             asked = _object(await self._sent(request, take))
-        number = await self._intake.ask(lambda journal: attempts.reserve_asked(journal, asked))
-        return JSONResponse({"attempt": number})
+        return JSONResponse(await self._intake.ask(lambda journal: self._intake.admit(journal, asked)))
 
     async def health(self, _: Request) -> Response:
         """The process answers, whatever its journal does."""

@@ -87,6 +87,18 @@ class RemoteJournal:
         except (KeyError, TypeError, ValueError) as error:
             raise self._unreachable("it answers as no sink does") from error
 
+    def admit(
+        self, run_id: str, wanted: Mapping[str, str | None], limit: int, policy: str | None
+    ) -> dict[str, Any]:
+        """What the sink decides of a limited attempt (`admission.decide`)."""
+        asked = {"run": run_id, **wanted, "limit": limit, "policy": policy}
+        answer = self._json(
+            self._ask("POST", "/v1/attempts", data=json.dumps(asked).encode(), kind=otlp.JSON)
+        )
+        if not isinstance(answer, dict) or answer.keys().isdisjoint(("attempt", "refused")):
+            raise self._unreachable("it answers as no sink does")
+        return answer
+
     def _ask(self, method: str, path: str, *, data: bytes | None = None, kind: str = "") -> requests.Response:
         headers = {"Content-Type": kind} if kind else {}
         try:

@@ -26,7 +26,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from agent_shim.errors import JournalUnreachable, SettingsError
-from telemetry.intake import Busy, Intake, Limits, Result
+from telemetry.intake import Admit, Busy, Intake, Limits, Result, numbered
 from telemetry.journal import Journal
 from telemetry.receiver import application, is_loopback
 
@@ -54,8 +54,11 @@ def serve(
     grpc_port: int | None = None,
     *,
     environ: Mapping[str, str] = os.environ,
+    admit: Admit = numbered,
 ) -> None:
     """Run the sink until it is told to stop; without `grpc_port` it speaks HTTP alone.
+
+    `admit` answers who asks for an attempt.
 
     Raises `SettingsError` for an address that cannot be listened on, or not without a token, and
     `JournalTooNew`.
@@ -70,14 +73,19 @@ def serve(
         _listening(host, grpc_port).close()  # gRPC itself only says that it failed
     with _listening(host, port) as listener:
         rpc = None if grpc_port is None else Address(host, grpc_port)
-        server(Writer(journal_url), token=token, rpc=rpc).run(sockets=[listener])
+        server(Writer(journal_url), token=token, rpc=rpc, admit=admit).run(sockets=[listener])
 
 
 def server(
-    writer: Writer, *, token: str | None = None, limits: Limits | None = None, rpc: Address | None = None
+    writer: Writer,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    rpc: Address | None = None,
+    admit: Admit = numbered,
 ) -> uvicorn.Server:
     """The server, not started; it closes `writer` when it stops. `rpc` is where it speaks gRPC as well."""
-    intake = Intake(writer.ask, token, limits or Limits())
+    intake = Intake(writer.ask, token, limits or Limits(), admit)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

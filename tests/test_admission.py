@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from telemetry.admission import decide
 from telemetry.journal import Journal
+from telemetry.otlp import JSON
 from tests.journals import filled
 from tests.judged_runs import COMMIT, REPOSITORY, solved
+from tests.test_sink import RunningSink
 
 CLI = [sys.executable, "-m", "telemetry.cli"]
 IDENTITY = ["--repo", REPOSITORY, "--commit", COMMIT]
@@ -91,3 +95,54 @@ def test_without_a_journal_nothing_can_be_counted_and_nothing_starts(data_home: 
     code, err = run("--journal", place, "--max-attempts", "3")
     assert (code, ran()) == (75, 0)
     assert "without the journal attempts cannot be counted" in err
+
+
+# --- where the journal is behind a sink ----------------------------------------------------------------
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSink]:
+    """A sink on another machine, as far as runs can tell: its journal is in no data folder of theirs."""
+    place = tmp_path / "far" / "journal.db"
+    place.parent.mkdir()
+    filled(place, solved(1)).close()
+    running = RunningSink(place, admit=lambda journal, asked: decide(journal, place.parent, asked))
+    monkeypatch.setenv("AGENT_TELEMETRY_JOURNAL", f"http://127.0.0.1:{running.port}")
+    yield running
+    running.stop()
+
+
+def test_a_commit_that_is_solved_in_a_journal_behind_a_sink_is_not_tried_again(far: RunningSink) -> None:
+    """It was never judged there: the sink looks at its events, and writes nothing."""
+    code, err = run("--max-attempts", "3")
+    assert (code, ran()) == (75, 0)
+    assert f"commit {COMMIT[:12]} is solved by run 00000001 (policy default); --again tries it" in err
+    assert run("--max-attempts", "3", "--again", code=5)[0] == 5
+    assert run("--max-attempts", "1", "--again", code=5)[0] == 75
+    assert ran() == 1
+
+
+def test_attempts_are_counted_behind_a_sink_and_a_refused_run_takes_none(far: RunningSink) -> None:
+    wanted = {"repository": "r", "commit": "c", "agent": "a", "model": None, "limit": 1, "policy": "default"}
+    ids = [f"{number:032x}" for number in range(1, 4)]
+
+    def ask(run_id: str, **other: Any) -> dict[str, Any]:
+        answer = far.post("/v1/attempts", json.dumps({**wanted, "run": run_id, **other}), JSON)
+        return {"status": answer.status} | json.loads(answer.body)
+
+    assert ask(ids[0]) == ask(ids[0]) == {"status": 200, "attempt": 1}
+    assert ask(ids[1])["refused"]["reason"] == "exhausted"
+    assert ask(ids[1], limit=2) == {"status": 200, "attempt": 2}
+    assert ask(ids[2], limit=None) == {"status": 200, "attempt": 3}
+    assert [ask("4" * 32, **bad)["status"] for bad in ({"limit": 0}, {"limit": "x"}, {"policy": 5})] == [
+        400
+    ] * 3
+
+
+def test_a_sink_reads_no_policy_file_for_others(far: RunningSink) -> None:
+    asked = {"run": "1" * 32, "commit": "c", "limit": 1, "policy": "/etc/hostname.toml"}
+    answer = far.post("/v1/attempts", json.dumps(asked), JSON)
+    assert (answer.status, "no file is read" in answer.message) == (400, True)
+    assert (
+        "is a file, and the journal is behind a sink" in run("--max-attempts", "3", "--policy", "x.toml")[1]
+    )
