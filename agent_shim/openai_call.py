@@ -103,7 +103,7 @@ class Call:
 
     def request_answered(self, begin: str, response: Any, body: bytes | None) -> None:
         """Headers came, and `body` too unless it is still unread."""
-        headers = response.headers
+        headers = _headers(response)
         self.http_status = response.status_code
         self.http_request_id = headers.get("x-request-id")
         self.body = body
@@ -245,6 +245,11 @@ def in_memory(message: Any) -> bytes | None:
     return content if isinstance(content, bytes) else None
 
 
+def _headers(response: Any) -> dict[str, str]:
+    """The headers by their names in lower case; of several with one name the last."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+
+
 def _describe(
     findings: Findings, error: BaseException | None
 ) -> tuple[str | None, str | None, str | None, str | None]:
@@ -260,14 +265,16 @@ def _describe(
     )
 
 
-def _whole(text: Any) -> int | None:
+def _whole(text: str | None) -> int | None:
+    if text is None:
+        return None
     try:
         return int(float(text))
-    except (TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return None
 
 
-def _retry_after_ms(headers: Any) -> int | None:
+def _retry_after_ms(headers: dict[str, str]) -> int | None:
     """``retry-after-ms``, else ``retry-after`` in seconds (RFC 9110, section 10.2.3), its date form too."""
     exact = _whole(headers.get("retry-after-ms"))
     if exact is not None:

@@ -130,7 +130,8 @@ def _open(client: Any, options: Any) -> tuple[Call | None, Any]:
 
 def _body(options: Any) -> Mapping[str, Any]:
     """The body that will be serialized: ``json_data``, with ``extra_body`` over it."""
-    body = options.json_data if isinstance(options.json_data, Mapping) else {}
+    given = options.json_data
+    body = given if type(given) is dict or isinstance(given, Mapping) else {}
     extra = getattr(options, "extra_json", None)
     return {**body, **extra} if extra else body
 
@@ -198,9 +199,10 @@ def _started(
 
 
 def _mode(options: Any) -> str:
-    headers = options.headers if isinstance(options.headers, Mapping) else {}
-    value = headers.get("X-Stainless-Raw-Response")
-    return {"true": "raw", "stream": "streaming"}.get(value, "plain")  # type: ignore[arg-type]
+    # not isinstance(…, Mapping): asking an abstract class costs more than the rest of a call's fields
+    get = getattr(options.headers, "get", None)
+    value = get("X-Stainless-Raw-Response") if get else None
+    return "raw" if value == "true" else "streaming" if value == "stream" else "plain"
 
 
 def _seconds(*timeouts: Any) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Any, Mapping, NamedTuple
 
 from .canonical import canonical, digest, encode
@@ -49,6 +50,7 @@ _PROVIDERS = {
 _ID = re.compile(r"^(?:[a-z]+[_-])?[A-Za-z0-9_-]*\d[A-Za-z0-9_-]{7,}$")
 
 
+@lru_cache(maxsize=256)
 def surface(path: str) -> str:
     """The API surface of a request path: ``chat.completions``, ``responses``, ``audio.speech``, …
 
@@ -186,7 +188,7 @@ def _pairing_of_chat(messages: Any) -> Pairing | None:
         elif role == "assistant":
             outputs = []
             calls = message.get("tool_calls")
-            for call in calls if isinstance(calls, list | tuple) else ():
+            for call in calls if isinstance(calls, (list, tuple)) else ():
                 if isinstance(call, dict) and isinstance(call.get("id"), str):
                     asked[call["id"]] = None
     return Pairing(len(messages), outputs, [call_id for call_id in asked if call_id not in answered])

@@ -235,28 +235,41 @@ class EventStream:
     def __init__(self, findings: Findings, *, take_usage_out: bool = False) -> None:
         self.findings = findings
         self.events = 0
+        self._skip_text = not findings.keep
         self._take_usage_out = take_usage_out
-        self._rest = b""
+        self._rest: list[bytes] = []
+        """Pieces of a line that has not ended; joined once, whatever its size."""
         self._data: list[bytes] = []
         self._raw: list[bytes] = []
 
     def feed(self, chunk: bytes) -> bytes:
         """Read one piece. Gives back what the caller is to see of it."""
-        if b"\r" in chunk or self._rest.endswith(b"\r"):
-            return self._feed_with_returns(chunk)
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
-        return self._lines([line + b"\n" for line in lines], chunk)
+        if not (self._rest or self._data or self._take_usage_out):
+            if self.events and self._skip_text and _is_one_event(chunk) and _only_text(chunk):
+                self.events += 1  # what nearly every piece is
+                return chunk
+            whole = _whole_events(chunk)
+            if whole is not None:
+                for data in whole:
+                    self._event(data)
+                return chunk
+        if b"\n" not in chunk and b"\r" not in chunk and not self._ends_with_return():
+            self._rest.append(chunk)
+            return b"" if self._take_usage_out else chunk
+        return self._lines(self._whole_lines(chunk), chunk)
 
-    def _feed_with_returns(self, chunk: bytes) -> bytes:
-        lines = (self._rest + chunk).splitlines(keepends=True)
+    def _ends_with_return(self) -> bool:
+        return bool(self._rest) and self._rest[-1].endswith(b"\r")
+
+    def _whole_lines(self, chunk: bytes) -> list[bytes]:
+        lines = b"".join((*self._rest, chunk)).splitlines(keepends=True)
         # A return at the very end may be half of a pair: wait for the next piece.
-        self._rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        return self._lines(lines, chunk)
+        self._rest = [lines.pop()] if lines and not lines[-1].endswith(b"\n") else []
+        return lines
 
     def end(self) -> bytes:
         """Read what is left when the body is over, as if a blank line followed."""
-        rest, self._rest = self._rest, b""
+        rest, self._rest = b"".join(self._rest), []
         out = self._lines([rest] if rest else [], b"")
         return out + self._dispatch()
 
@@ -276,34 +289,59 @@ class EventStream:
         """One whole event; gives back its bytes as the caller is to see them."""
         data, self._data = b"\n".join(self._data), []
         raw, self._raw = b"".join(self._raw), []
-        if not data:
-            return raw
-        if data.startswith(b"[DONE]"):
-            self.findings.terminal = True
-            return raw
-        self.events += 1
-        first = self.events == 1
-        if first or self.findings.keep or not _only_text(data):
-            value = _decode(data)
-            self.findings.read(value)
-            if self._take_usage_out and _only_usage(value):
-                self.events -= 1
-                return b""
+        if data and self._event(data):
+            return b""
         if self._take_usage_out and b'"usage"' in raw:
             raw = _NO_USAGE.sub(b"", raw)
         return raw
 
+    def _event(self, data: bytes) -> bool:
+        """Read one event; whether the caller is not to see it."""
+        if data.startswith(b"[DONE]"):
+            self.findings.terminal = True
+            return False
+        self.events += 1
+        if self.events > 1 and self._skip_text and _only_text(data):
+            return False
+        value = _decode(data)
+        self.findings.read(value)
+        if self._take_usage_out and _only_usage(value):
+            self.events -= 1
+            return True
+        return False
+
+
+def _is_one_event(chunk: bytes) -> bool:
+    return chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk
+
+
+def _whole_events(chunk: bytes) -> list[bytes] | None:
+    """The data of the events of a piece that has nothing but whole ones of one data line, as most have."""
+    if not chunk.endswith(b"\n\n") or b"\r" in chunk:
+        return None
+    found = []
+    for event in chunk[:-2].split(b"\n\n"):
+        name, _, data = event.partition(b"data: ")
+        if b"\n" in data or (name and not _is_line(name, b"event: ")):
+            return None
+        found.append(data)
+    return found
+
+
+def _is_line(text: bytes, beginning: bytes) -> bool:
+    return text.startswith(beginning) and text.find(b"\n") == len(text) - 1
+
 
 def _only_text(data: bytes) -> bool:
-    """Whether an event can only be a piece of text, told without decoding it."""
-    if data.startswith(b'{"type":"response.'):
-        return b'.delta"' in data[:80]
-    return (
-        b'"delta":{"content":"' in data
-        and b'"finish_reason":null' in data
-        and b'"usage":{' not in data
-        and b'"tool_calls"' not in data
-    )
+    """Whether an event, or its data, can only be a piece of text, told without decoding it.
+
+    Inside a text the quotes are escaped, so that a name in quotes is a name. Servers write JSON with a space
+    after the colon or without.
+    """
+    if b'"finish_reason":null' in data or b'"finish_reason": null' in data:
+        return b'_tokens"' not in data and b'"tool_calls"' not in data and b'"error"' not in data
+    head = data[:160]
+    return b'.delta"' in head and (b'{"type":"response.' in head or b'{"type": "response.' in head)
 
 
 def _only_usage(value: Any) -> bool:

@@ -101,6 +101,7 @@ class Spool:
 
     def _reset(self) -> None:
         self.producer = self._ids()
+        self._head = f'{{"v":{FORMAT_VERSION},"run":"{self.run}","producer":"{self.producer}","seq":'
         # Re-entrant: a signal handler may run, and record, between two steps of the main thread's own
         # append. Each step leaves the state such that a whole append can happen in between.
         self._lock = threading.RLock()
@@ -165,15 +166,14 @@ class Spool:
     def _encode(self, event: Event, begin: str | None, parent: str | None) -> str:
         """Everything of the line behind the sequence number, redacted; the costly part, outside the lock."""
         data = {name: value for name, value in zip(event._fields, event) if value is not None}
-        data, altered = canonical.canonical(data, self._redact)
-        head = f',"name":"{name_of(event)}","time":{self._clock()},"mono":{self._monotonic()}'
-        if begin:
-            head += f',"begin":"{begin}"'
-        if parent:
-            head += f',"parent":"{parent}"'
-        if altered:
-            head += f',"altered":{canonical.encode(altered)}'
-        return self._redact(f'{head},"data":{canonical.encode(data)}}}')
+        text, altered = canonical.text_of(data, self._redact)
+        begins = f',"begin":"{begin}"' if begin else ""
+        parents = f',"parent":"{parent}"' if parent else ""
+        alters = f',"altered":{canonical.encode(altered)}' if altered else ""
+        return self._redact(
+            f',"name":"{name_of(event)}","time":{self._clock()},"mono":{self._monotonic()}'
+            f'{begins}{parents}{alters},"data":{text}}}'
+        )
 
     def open(self) -> None:
         """Open the file and write ``producer.started``, if that has not been done."""
@@ -191,9 +191,7 @@ class Spool:
             if self._fd is None:
                 self._open()
             seq = self._holes.pop() if self._holes else self._next()
-            body = (
-                f'{{"v":{FORMAT_VERSION},"run":"{self.run}","producer":"{self.producer}","seq":{seq}{rest}'
-            ).encode("ascii")
+            body = f"{self._head}{seq}{rest}".encode("ascii")
             line = b"%s%08x %s\n" % (self._glue, zlib.crc32(body), body)
         except OSError as error:
             self._count_loss(_reason(error))

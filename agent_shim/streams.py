@@ -36,14 +36,14 @@ _open: weakref.WeakSet[BodyWatch] = weakref.WeakSet()
 class BodyWatch:
     """Reads along with the caller and ends the call."""
 
-    def __init__(self, call: Call, response: Any) -> None:
+    def __init__(self, call: Call) -> None:
         self.call = call
         self.findings = Findings(call.recorder.content)
         self.over = False
         self.reading = 0
         self._pieces: list[bytes] = []
         self._size = 0
-        self._type = response.headers.get("content-type", "")
+        self._type = call.content_type
         self.events: EventStream | None = None
         if "event-stream" in self._type or (call.stream and "json" not in self._type):
             self.events = EventStream(self.findings, take_usage_out=call.usage_added)
@@ -128,7 +128,7 @@ class BodyWatch:
 
 def watch(call: Call, response: Any) -> None:
     """Follow the unread body of `response`; the call ends when it does."""
-    follower = BodyWatch(call, response)
+    follower = BodyWatch(call)
     kind = type(response)
 
     def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:

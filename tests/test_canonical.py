@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_shim.canonical import MAX_DEPTH, MAX_NODES, MAX_TEXT, canonical, digest, encode
+from agent_shim.canonical import MAX_DEPTH, MAX_NODES, MAX_TEXT, canonical, digest, encode, text_of
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=50)
 values = st.recursive(
@@ -42,6 +42,16 @@ def test_the_form_of_the_form_is_the_same(value: Any) -> None:
 def test_the_same_mapping_gives_the_same_bytes_in_any_order(value: dict[str, int]) -> None:
     backwards = dict(reversed(value.items()))
     assert encode(canonical(value)[0]) == encode(canonical(backwards)[0])
+
+
+def the_long_way(value: dict[str, Any]) -> tuple[str, dict[str, str] | None]:
+    clean, altered = canonical(value, str)
+    return encode(clean), altered
+
+
+@given(st.dictionaries(any_text, values, max_size=8))
+def test_the_short_way_to_the_text_gives_the_same(value: dict[str, Any]) -> None:
+    assert text_of(value, str) == the_long_way(value)
 
 
 class Colour(str, enum.Enum):  # noqa: UP042 - the older kind, whose str() is not its value
@@ -144,3 +154,29 @@ def test_a_huge_integer_costs_no_quadratic_time_and_no_refusal() -> None:
     clean, altered = canonical(1 << 100_000)
     assert clean.startswith("int:0x1000")
     assert altered == {"": "beyond 64 bits"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [[]] * (MAX_NODES // 2)},
+        {"a": [1] * MAX_NODES},
+        {"a": "x" * MAX_TEXT + "y"},
+        {"a": {1: 2, "1": 3}},
+        {"a": Trap(b=1)},
+        {"a": [Colour.RED]},
+        {"a": (1, {"b": (2,)})},
+        {"a": 2**63, "b": -(2**63) - 1, "c": -(2**63)},
+    ],
+    ids=["many lists", "many numbers", "long", "keys", "trap", "enumeration", "tuples", "integers"],
+)
+def test_the_short_way_is_not_taken_past_a_limit(value: dict[str, Any]) -> None:
+    assert text_of(value, str) == the_long_way(value)
+
+
+def test_the_short_way_ends_at_the_same_depth() -> None:
+    for depth in range(MAX_DEPTH - 2, MAX_DEPTH + 2):
+        value: dict[str, Any] = {}
+        for _ in range(depth):
+            value = {"a": value}
+        assert text_of(value, str) == the_long_way(value)
