@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete
 from sqlmodel import SQLModel
@@ -83,7 +83,8 @@ def _asked(
         answer = remote.admit(run_id, wanted._asdict(), limit, rule)
     refused = answer.get("refused")
     if isinstance(refused, dict):
-        return AttemptRefused(*(refused.get(name) for name in AttemptRefused._fields))
+        told: dict[str, Any] = {name: refused.get(name) for name in AttemptRefused._fields}
+        return AttemptRefused(**told)
     number = int(answer["attempt"])
     beyond = _exhausted(wanted, min(number - 1, limit), limit)  # an older sink counts and does not refuse
     return beyond or AttemptReserved(number=number, limit=limit)
