@@ -432,6 +432,8 @@ class PatchCaptured(NamedTuple):
     text_reason: str | None = None
     """Why there is no text: ``off``, or its length."""
     elapsed_ns: int | None = None
+    rewritten: list[str] | None = None
+    """Files that were written during the run and are at its end as they were at its start. At most 100."""
 
 
 @_named("trajectory.read")

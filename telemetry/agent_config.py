@@ -19,12 +19,13 @@ from pathlib import Path
 
 from agent_shim.events import ConfigurationRead
 from telemetry.command import option_value
+from telemetry.declared import config_file
 from telemetry.identity import without_credentials
 
 _OPTIONS = ("--provider", "--model", "--model-base-url", "--max-steps", "--agent-type", "--config-file")
 _ADDRESS = re.compile(r"[A-Z]+_BASE_URL")
 _KEY = re.compile(r"[A-Z]+_API_KEY")
-_FILE_VARIABLE, _FILE = "TRAE_CONFIG_FILE", "trae_config.yaml"
+_FILE_VARIABLE = "TRAE_CONFIG_FILE"
 LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -36,7 +37,7 @@ def configuration(
         return None
     given = {option: option_value(command, option) for option in _OPTIONS}
     named = {name: _shown(name, value) for name, value in sorted(environ.items()) if _is_read(name)}
-    file = given["--config-file"] or environ.get(_FILE_VARIABLE) or _FILE
+    file = config_file(command, environ)
     told = ConfigurationRead(
         agent=agent,
         options={option: without_credentials(value) for option, value in given.items() if value} or None,

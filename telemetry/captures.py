@@ -63,6 +63,7 @@ class Capture:
         self._worktree: Worktree | None = None
         self._start: Snapshot | None = None
         self._reason = "the start was not looked at"
+        self._began_ns = 0
         self.top: str | None = None
         self.own = OwnFiles(
             trajectory=_path(option_value(command, "--trajectory-file"), cwd),
@@ -79,6 +80,7 @@ class Capture:
         self._until = until
         event = self._begin()
         self.own.note(self.top)
+        self._began_ns = time.time_ns()
         return event._replace(elapsed_ns=time.monotonic_ns() - began)
 
     def after(self, until: Until) -> list[TreeCaptured | PatchCaptured | TrajectoryRead]:
@@ -145,6 +147,7 @@ class Capture:
             base_tree=start.tree,
             end_commit=end.commit,
             end_tree=end.tree,
+            rewritten=[shown(path) for path in worktree.rewritten(start, end, self._began_ns)[:_LISTED]],
             excess=[{"path": shown(path), "bytes": size} for path, size in excess[:_LISTED]],
             excess_count=len(excess),
             left_out=[{"path": shown(path), "why": why} for path, why in left_out[:_LISTED]],

@@ -12,13 +12,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from telemetry import causes
+from telemetry import causes, faults
 from telemetry.display import UNKNOWN, count
 from telemetry.queries import Timeline
 
 LISTED = 20
 """Files and commits that are shown to people; JSON has all that were recorded."""
-_LISTS = frozenset(("files", "excess", "left_out", "commits", "agent_patches"))
+_LISTS = frozenset(("files", "excess", "left_out", "commits", "agent_patches", "rewritten"))
 _COUNTED = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
 
@@ -125,7 +125,12 @@ def _causes(timeline: Timeline) -> tuple[causes.Cause | None, causes.Cause | Non
     patch = timeline.patch._asdict() if timeline.patch is not None else None
     tools = [tool._asdict() for tool in timeline.tools]
     calls = [view.call._asdict() for view in timeline.calls]
-    return causes.of_empty(timeline.run._asdict(), patch, tools, calls), causes.of_hand_over(patch)
+    told = timeline.trajectory._asdict() if timeline.trajectory is not None else None
+    failed = faults.failures(
+        [view.call for view in timeline.calls], [one for view in timeline.calls for one in view.requests]
+    )
+    empty = causes.of_empty(timeline.run._asdict(), patch, tools, calls, told, failed)
+    return empty, causes.of_hand_over(patch)
 
 
 def _list(text: str | None) -> list[dict[str, Any]]:

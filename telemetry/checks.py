@@ -103,7 +103,8 @@ def _exit(evidence: Evidence) -> _Found:
     if run.outcome == "returned" or (run.outcome == "exited" and run.exit_code == 0):
         return PASS, "the process ended by itself, with 0", seen
     if run.outcome == "exited":
-        return FAIL, f"the process ended with {run.exit_code}: {run.error_message}", seen
+        after = ", after the agent had said that it was done" if run.claimed_success else ""
+        return FAIL, f"the process ended with {run.exit_code}: {run.error_message}{after}", seen
     return FAIL, f"the process did not end by itself: {run.outcome}: {run.error_message}", seen
 
 
@@ -202,12 +203,7 @@ def _why_unknown(patch: Patch | None) -> str:
 
 def empty_cause(evidence: Evidence) -> str:
     """Why a patch is empty, as far as the record tells."""
-    cause, dropped = evidence.empty, faults.never_executed(evidence.tools)
-    if dropped and (cause is None or cause.name == "never edited"):
-        return f"an edit may have been asked for: {dropped[-1].reason}"  # a shell command may have been one
-    if cause and cause.name == "never edited" and evidence.tools:
-        return f"nothing that its {_count(len(evidence.tools), 'tool call')} did was left at the end"
-    return cause.message if cause else "the cause is not in the record"
+    return evidence.empty.message if evidence.empty else "the cause is not in the record"
 
 
 # --- the protocol ----------------------------------------------------------------------------------
@@ -237,7 +233,11 @@ def _recovered(evidence: Evidence) -> _Found:
     failed = faults.unrecovered(evidence.calls)
     events = tuple(call.call_id for call in failed)
     if failed:
-        return FAIL, f"an API error was not recovered from: {_error(failed[-1])}", events
+        return (
+            FAIL,
+            f"an API error was not recovered from: {faults.failure_of(failed[-1], evidence.requests)}",
+            events,
+        )
     return PASS, f"the last of {_count(len(evidence.calls), 'call')} succeeded", events
 
 
@@ -308,13 +308,6 @@ def _of(patch: Patch | None) -> tuple[str, ...]:
 def _unseen(evidence: Evidence) -> str:
     return (
         f"the calls of the agent were not seen: {evidence.run.capture_reason or 'nothing is known of them'}"
-    )
-
-
-def _error(call: Any) -> str:
-    status = f"{call.http_status} " if call.http_status else ""
-    return f"{status}{call.error_code or call.error_type or 'unknown'}: {call.error_message or ''}".rstrip(
-        ": "
     )
 
 

@@ -27,6 +27,14 @@ _STARTERS = """
 LAUNCHERS = SHELLS | frozenset(_STARTERS.split())
 """Programs that start another one, named somewhere in their arguments."""
 
+_TRAE_SHORT = {
+    "--model": "-m",
+    "--provider": "-p",
+    "--working-dir": "-w",
+    "--trajectory-file": "-t",
+    "--patch-path": "-pp",
+}
+"""TRAE's own names (``trae_agent/cli.py`` at e839e559)."""
 _AGENT_OF_WORD = re.compile(rf"({'|'.join(KNOWN_AGENTS)})(?=$|[-_.])")
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*[a-z]?(?:-dbg)?")
 _HEAD_BYTES = 4096
@@ -106,13 +114,29 @@ def is_python(path: str) -> bool:
 
 
 def option_value(command: Sequence[str], option: str) -> str | None:
-    """The value of a long option in a command line, ``--option value`` or ``--option=value``."""
+    """The value of a long option in a command line; where it is given again, the last counts, as for click.
+
+    ``--option value``, ``--option=value``, and TRAE's short forms, ``-o value`` and ``-ovalue``.
+    """
+    short = _TRAE_SHORT.get(option)
+    behind = _behind_trae(command) if short else len(command)
+    value = None
     for position, word in enumerate(command):
-        if word == option:
-            return command[position + 1] if position + 1 < len(command) else None
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return None
+        if word == option or (word == short and position >= behind):
+            value = command[position + 1] if position + 1 < len(command) else value
+        elif word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+        elif short and len(short) == 2 and position >= behind and word.startswith(short):
+            value = word[2:]
+    return value
+
+
+def _behind_trae(command: Sequence[str]) -> int:
+    """Where TRAE's own options begin: behind its word ``run``; before it they may be an interpreter's."""
+    words = list(command)
+    if "run" not in words or agent_name(words) != "trae":
+        return len(words)
+    return words.index("run", 1 if words[0] == "run" else 0) + 1
 
 
 def agent_name(command: Sequence[str]) -> str | None:

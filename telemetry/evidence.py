@@ -12,12 +12,13 @@ from typing import Any
 from sqlalchemy import Connection, FromClause, Row, func, select
 from sqlmodel import SQLModel
 
+from telemetry import faults
 from telemetry.causes import of_empty, of_hand_over
 from telemetry.checks import Evidence, Patch
 from telemetry.filters import CALL, EVENT, REQUEST, TOOL
 
-VERDICT, CHECK, CLAIM, RESULT, PATCH = (
-    SQLModel.metadata.tables[name] for name in ("verdict", "check", "claim", "result", "patch")
+VERDICT, CHECK, CLAIM, RESULT, PATCH, TRAJECTORY = (
+    SQLModel.metadata.tables[name] for name in ("verdict", "check", "claim", "result", "patch", "trajectory")
 )
 _ENDS = ("process.started", "process.finished", "run.finished", "patch.captured", "trajectory.read")
 _AFTERWARDS = ("run.judged", "claim.checked", "producer.started", "producer.sealed")
@@ -34,15 +35,24 @@ def gather(connection: Connection, run: Row[Any]) -> Evidence:
     calls = rows(connection, CALL, run, "started_at", "call_id")
     tools = rows(connection, TOOL, run, "started_at", "tool_call_id")
     changed = next((row._asdict() for row in rows(connection, PATCH, run, "run_id")), None)
+    requests = rows(connection, REQUEST, run, "started_at", "request_id")
+    told = next((row._asdict() for row in rows(connection, TRAJECTORY, run, "run_id")), None)
     return Evidence(
         run=run,
         ends=ends,
         calls=calls,
-        requests=rows(connection, REQUEST, run, "started_at", "request_id"),
+        requests=requests,
         tools=tools,
         results=rows(connection, RESULT, run, "attached_at"),
         patch=patch,
-        empty=of_empty(run._asdict(), changed, [t._asdict() for t in tools], [c._asdict() for c in calls]),
+        empty=of_empty(
+            run._asdict(),
+            changed,
+            [t._asdict() for t in tools],
+            [c._asdict() for c in calls],
+            told,
+            faults.failures(calls, requests),
+        ),
         handed_in=of_hand_over(changed),
     )
 

@@ -16,6 +16,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from .rows import NOT_RECORDED
+
 DONE_TOOLS = ("task_done", "finish", "submit", "done")
 """Tools by which agents say that they are done: TRAE never executes its ``task_done``."""
 PASSING = frozenset((408, 409, 429))
@@ -102,6 +104,21 @@ def nested_retries(calls: Sequence[Any], requests: Iterable[Any]) -> list[Fault]
                       tuple(again))
             )  # fmt: skip
     return found
+
+
+def failure_of(call: Any, requests: Iterable[Any]) -> str:
+    """How a call failed: in the words of the API where it answered, else of the client."""
+    answered = [one for one in requests if one.call_id == call.call_id and one.http_status]
+    last = max(answered, key=lambda request: request.number or 0, default=None)
+    if last is not None and call.http_status and last.error_message not in (None, NOT_RECORDED):
+        kind = last.error_code or last.error_type
+        return f"{last.http_status} {kind}: {last.error_message}"
+    return ": ".join(word for word in (call.error_type or "unknown", call.error_message) if word)
+
+
+def failures(calls: Iterable[Any], requests: Sequence[Any]) -> dict[str, str]:
+    """How the calls that failed did, by their id."""
+    return {call.call_id: failure_of(call, requests) for call in calls if call.ended == "failed"}
 
 
 def unrecovered(calls: Sequence[Any]) -> list[Any]:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from telemetry.command import agent_name, option_value
+from telemetry.declared import declared_model
 from telemetry.settings import Settings
 
 GIT_LIMIT_S = 2.0
@@ -62,9 +63,10 @@ def identify(
     worktree, base, branch = git.worktree(), git.head(), git.branch()
     commit, commit_source = _commit(settings, beside, branch, base, git)
     repository, repository_source = _repository(settings, git, worktree)
+    agent = agent_name(command)
     return Identity(
-        agent=agent_name(command),
-        model_declared=option_value(command, "--model"),
+        agent=agent,
+        model_declared=declared_model(agent, command, cwd, environ),
         task=settings.task or (beside.name if beside and way == "stand-in" else None) or None,
         repository=repository,
         repository_source=repository_source,

@@ -103,7 +103,7 @@ _CAPTURED: dict[str, tuple[str, _Read]] = {
     **_same(number, "plain_diff_bytes"),
     **_same(text, "sha256 parsed_with applies_reason text_reason"),
     **_same(flag, "applies applies_to_commit text_exact"),
-    **_same(as_json, "files excess left_out commits agent_patches"),
+    **_same(as_json, "files excess left_out commits agent_patches rewritten"),
     "text": ("text", _joined),
 }
 _TRAJECTORY: dict[str, tuple[str, _Read]] = {

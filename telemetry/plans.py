@@ -22,6 +22,8 @@ OPEN, SOLVED, EXHAUSTED, FAILING, EXCLUDED = "open", "solved", "exhausted", "fai
 SAME_FAILURES = 2
 """So many attempts in a row that failed for the same reason make a failure deterministic."""
 _SHORTEST = 7
+_IDS = ("item_id", "human", "pre")
+"""Which are text, also where YAML takes 1234567 or 0123456 for a number."""
 
 
 class Item(NamedTuple):
@@ -55,13 +57,29 @@ class State(NamedTuple):
 def read(path: Path) -> Plan:
     """A plan file. Raises `SettingsError` when it is none."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = _loaded(path)
         items = [_item(number, item) for number, item in enumerate(content["items"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        hint = 'a plan is JSON: {"repo": …, "task_id": …, "items": [{"item_id": …, "human": sha}]}'
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        hint = 'a plan is JSON or YAML: {"repo": …, "task_id": …, "items": [{"item_id": …, "human": sha}]}'
         raise SettingsError(f"{path} is no plan: {type(error).__name__}: {error}", hint=hint) from error
     repository = content.get("repo")
     return Plan(str(repository) if repository else None, content.get("task_id"), items, content)
+
+
+def _loaded(path: Path) -> Any:
+    """JSON, or YAML by the name of the file."""
+    text = path.read_text("utf-8")
+    if path.suffix not in (".yaml", ".yml"):
+        return json.loads(text)
+    import yaml  # the pipeline writes JSON
+
+    try:
+        content, words = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    for item, plain in zip(content["items"], words["items"], strict=True):
+        item.update({name: plain[name] for name in _IDS if type(item.get(name)) in (int, float)})
+    return content
 
 
 def _item(number: int, raw: Mapping[str, Any]) -> Item:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def verdict(policy: Policy, checks: Iterable[Check]) -> Verdict:
+def verdict(policy: Policy, checks: Sequence[Check]) -> Verdict:
     """The verdict on a run."""
     needed = [check for check in checks if policy.need(check.name) != "none"]
     hole = next((check for check in needed if check.name == COMPLETE and check.state != PASS), None)
@@ -81,7 +81,19 @@ def verdict(policy: Policy, checks: Iterable[Check]) -> Verdict:
     open_ = [check.reason for check in needed if check.state == UNKNOWN and check.name in policy.must_pass]
     if open_:
         return Verdict(UNKNOWN, "; ".join(dict.fromkeys(open_)))
-    return Verdict(PASS, f"{len(policy.must_pass)} checks passed")
+    return Verdict(PASS, "; ".join([_passed(policy, needed), *_beside(policy, checks)]))
+
+
+def _passed(policy: Policy, needed: Sequence[Check]) -> str:
+    """What was asked for; of a patch, what it is."""
+    patch = next((check.reason for check in needed if check.name == "patch-not-empty"), None)
+    return patch or f"{len(policy.must_pass)} checks passed"
+
+
+def _beside(policy: Policy, checks: Sequence[Check]) -> list[str]:
+    """What failed and is not asked for: a pass is not to hide it."""
+    failed = [check.reason for check in checks if check.state == FAIL and policy.need(check.name) == "none"]
+    return [f"not asked for, and failed: {'; '.join(dict.fromkeys(failed))}"] if failed else []
 
 
 def decides(policy: Policy, verdicts: Sequence[str | None]) -> str | None:

@@ -17,7 +17,7 @@ from agent_shim.canonical import encode
 from agent_shim.errors import NotFound
 from telemetry import checks, costs, totals
 from telemetry.database import reachable
-from telemetry.evidence import CHECK, CLAIM, PATCH, RESULT, VERDICT, events
+from telemetry.evidence import CHECK, CLAIM, PATCH, RESULT, TRAJECTORY, VERDICT, events
 from telemetry.filters import CALL, EVENT, NEWEST_FIRST, PRODUCER, REQUEST, RUN, TOOL, USAGE, Filters
 from telemetry.pricing import PriceBook
 from telemetry.totals import Cost, CostLine, Group
@@ -26,9 +26,6 @@ SHORT_ID = 8
 """Digits of a run's short id: its last ones, which are random; the first ones are its time."""
 NAMED = 5
 """How many runs the hint of an ambiguous name lists."""
-
-
-TRAJECTORY = PATCH.metadata.tables["trajectory"]
 
 
 class RunLine(NamedTuple):

@@ -63,7 +63,7 @@ PATCH = _columns(
     "run_id worktree base_commit base_branch base_tree end_commit end_branch end_tree modified_at_start"
     " deleted_at_start untracked_at_start reason bytes sha256 file_count added removed files parsed_with"
     " applies applies_reason applies_to_commit excess excess_count left_out left_out_count commits"
-    " commit_count plain_diff_bytes agent_patches text text_exact text_reason"
+    " commit_count plain_diff_bytes agent_patches text text_exact text_reason rewritten"
 )
 TRAJECTORY = _columns(
     "run_id path reason bytes sha256 written valid_json success final_result error errors steps max_steps"

@@ -215,6 +215,11 @@ def size_of(signature: Signature) -> int:
     return signature[1]
 
 
+def written_ns_of(signature: Signature) -> int:
+    """The time in a signature at which the content was written, in nanoseconds since 1970."""
+    return signature[2]
+
+
 def is_refused(path: bytes) -> bool:
     """Whether git refuses such a path in a tree."""
     if not _ODD.search(path):

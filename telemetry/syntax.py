@@ -28,8 +28,8 @@ def _judged(before: bytes | None, after: bytes | None) -> dict[str, Any]:
     try:
         now = ast.dump(ast.parse(after))
     except _FAILURES as error:
-        place = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        return {"parses": False, "parse_error": f"{type(error).__name__}: {str(error)[:200]}{place}"}
+        told = f"{error.msg}, line {error.lineno}" if isinstance(error, SyntaxError) else str(error)[:200]
+        return {"parses": False, "parse_error": f"{type(error).__name__}: {told}"}
     return {"parses": True, "same": before is not None and _dumped(before) == now}
 
 

@@ -427,6 +427,8 @@ class PatchRow(SQLModel, table=True):
     """The patch, secrets removed, where it is kept."""
     text_exact: bool | None = None
     text_reason: str | None = None
+    rewritten: str | None = None
+    """Files that were written during the run and are as before at its end."""
 
 
 class TrajectoryRow(SQLModel, table=True):

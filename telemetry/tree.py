@@ -25,7 +25,7 @@ from typing import NamedTuple
 from telemetry import ignores
 from telemetry.identity import GIT_LIMIT_S, Git
 from telemetry.objects import FORMATS, Entry, Repository, TreeUnknown, Until
-from telemetry.scan import Found, Limits, Scan, Signature, Tracked, is_refused, signature_of
+from telemetry.scan import Found, Limits, Scan, Signature, Tracked, is_refused, signature_of, written_ns_of
 from telemetry.settings import worktree_of
 
 _RULES_BYTES = 1 << 20
@@ -111,6 +111,13 @@ class Worktree:
         before, scan = start.found.entries, self._scan()
         changed = (path for path, entry in end.found.entries.items() if before.get(path) != entry)
         return min((status.st_mtime_ns for path in changed if (status := scan.status(path))), default=None)
+
+    def rewritten(self, start: Snapshot, end: Snapshot, since_ns: int) -> list[bytes]:
+        """The files that were written after `since_ns` (since 1970) and are as they were at the start."""
+        before, scan = start.found.entries, self._scan()
+        same = (path for path, entry in end.found.entries.items() if before.get(path) == entry)
+        times = ((path, _written_ns(end.found, path, scan)) for path in same)
+        return sorted(path for path, written_ns in times if written_ns is not None and written_ns > since_ns)
 
     def history(self, start: Snapshot, end: Snapshot, limit: int) -> History:
         """The commits made between two moments, at most `limit` of them named. Raises `TreeUnknown`."""
@@ -349,3 +356,12 @@ def _copied(source: Path, target: Path) -> bool:
     if content:
         target.write_bytes(content)
     return bool(content)
+
+
+def _written_ns(found: Found, path: bytes, scan: Scan) -> int | None:
+    """When a file was written; ``None`` for one that is gone by now or cannot be seen."""
+    signature = found.signatures.get(path)
+    if signature:
+        return written_ns_of(signature)
+    status = scan.status(path)
+    return status.st_mtime_ns if status else None

@@ -53,6 +53,9 @@ CASES: list[tuple[str | None, dict[str, Any], dict[str, Any], list[Any], list[An
     ("died", {"outcome": "timeout", "exit_code": None}, {}, [], []),
     ("died", {"state": "interrupted", "outcome": None, "exit_code": None}, {}, [], []),
     ("died", {"exit_code": 1}, {}, [], []),
+    ("reverted", {}, {"rewritten": '["a.py"]'}, [tool("completed", "bash", {"command": "ls"})], []),
+    ("never executed", {}, {}, [tool("never executed", "bash", {"command": "make"})], []),
+    ("never edited", {}, {}, [tool("never executed", "task_done", {})], []),
     ("failed edits", {}, {}, [tool("failed")], []),
     (
         "never edited",

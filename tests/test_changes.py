@@ -84,7 +84,7 @@ def test_an_empty_patch_has_its_cause_and_an_unknown_one_its_reason(tmp_path: Pa
     (tmp_path / "a").mkdir()
     empty = shown(tmp_path / "a", run({"bytes": 0, "commit_count": 2}))
     assert "  the patch is empty\n" in empty
-    assert "  reverted: 2 commits and 0 edits were made, and at the end everything is as before" in empty
+    assert "  reverted: 2 commits were made, and at the end everything is as before" in empty
     assert "  patch unknown: git is not installed" in shown(tmp_path, run({"reason": "git is not installed"}))
 
 

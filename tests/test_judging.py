@@ -44,7 +44,7 @@ def home(data_home: Path) -> Path:
 
 def test_a_verdict_is_in_the_journal_with_its_policy_its_checks_and_their_events(home: Path) -> None:
     (one,) = answer("judge", "00000001")
-    assert (one["verdict"], one["policy"], one["reason"]) == ("pass", "default", "4 checks passed")
+    assert (one["verdict"], one["policy"], one["reason"]) == ("pass", "default", "1 file changed")
     assert rows(home, "SELECT verdict, verdict_policy FROM run ORDER BY run_id") == [
         ("pass", "default"),
         (None, None),
@@ -135,7 +135,7 @@ def test_claimed_and_verified_stand_side_by_side(home: Path) -> None:
     assert (last["status"], last["claimed_success"], last["verdict"]) == ("exit 0", True, "fail")
     assert (first["status"], first["claimed_success"], first["verdict"]) == ("exit 0", True, "pass")
     shown = answer("show", "00000002")
-    assert shown["verdicts"][0]["empty_cause"] == "nothing that its 1 tool call did was left at the end"
+    assert shown["verdicts"][0]["empty_cause"] == "the agent executed no tool call"
     assert {check["name"] for check in shown["checks"]} >= {"exit-0", "patch-not-empty"}
 
 

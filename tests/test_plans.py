@@ -76,6 +76,17 @@ def test_what_remains_is_a_plan_again_with_its_keys_kept(place: list[str], tmp_p
     assert len(plans.read(tmp_path / "left.json").items) == 4
 
 
+def test_a_plan_may_be_yaml_and_its_commits_are_text(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(
+        "repo: https://x/r\nitems:\n- {item_id: i, human: 01234567, pre: null, pre_parent_index: 1}\n"
+    )
+    (item,) = plans.read(tmp_path / "plan.yaml").items
+    assert item.raw == {"item_id": "i", "human": "01234567", "pre": None, "pre_parent_index": 1}
+    (tmp_path / "plan.yml").write_text("items: [")
+    with pytest.raises(SettingsError, match="is no plan"):
+        plans.read(tmp_path / "plan.yml")
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"items": [{"item_id": "x"}]}', '{"items": 1}'])
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)

@@ -32,7 +32,7 @@ def test_the_default_policy_is_the_one_that_is_promised() -> None:
 @pytest.mark.parametrize(
     ("states", "said"),
     [
-        ({}, ("pass", "4 checks passed")),
+        ({}, ("pass", "patch-not-empty it is")),
         ({"exit_0": "fail"}, ("fail", "exit-0 it is")),
         ({"exit_0": "fail", "patch_applies": "fail"}, ("fail", "exit-0 it is; patch-applies it is")),
         ({"patch_not_empty": "unknown"}, ("unknown", "patch-not-empty it is")),
@@ -41,7 +41,10 @@ def test_the_default_policy_is_the_one_that_is_promised() -> None:
             {"telemetry_complete": "unknown", "exit_0": "fail"},
             ("unknown", "the telemetry is not complete: telemetry-complete it is"),
         ),
-        ({"files_parse": "fail", "result": "fail"}, ("pass", "4 checks passed")),
+        (
+            {"files_parse": "fail", "result": "fail"},
+            ("pass", "patch-not-empty it is; not asked for, and failed: files-parse it is; result it is"),
+        ),
     ],
 )
 def test_the_verdict_of_the_default_policy(states: dict[str, str], said: tuple[str, str]) -> None:

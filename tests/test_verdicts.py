@@ -8,29 +8,45 @@ from pathlib import Path
 
 import pytest
 
-from tests.verdict_runs import PAGE, SCENARIOS, Line, lines, page
+from tests.verdict_runs import IMITATION, PAGE, SCENARIOS, Line, lines, rows
 
 DEFAULT_PASSES = {
     "edit, then done",
+    "edit, then done; its summariser is on",
     "a 429 and a 500 on the way",
+    "more 500s than the client retries",
     "commit, then done",
     "commit, then done, must patch",
     "only a comment",
     "an edit that does not parse",
     "request refused after the edit",
+    "no tool output found, after the edit",
+    "outputs of tools forgotten (an older TRAE)",
 }
-STRICT_PASSES = {"edit, then done", "a 429 and a 500 on the way", "commit, then done"}
+STRICT_PASSES = {
+    "edit, then done",
+    "edit, then done; its summariser is on",
+    "a 429 and a 500 on the way",
+    "more 500s than the client retries",
+    "commit, then done",
+}
+REFUSED = ("api-recovered", "agent-done")
+LEFT_OPEN = ("tools-answered", "no-futile-retry", *REFUSED)
 FAULTS = {
-    "commit, then done, must patch": ("tools-answered", "no-futile-retry", "api-recovered", "agent-done"),
-    "no edit, done, must patch": ("tools-answered", "no-futile-retry", "api-recovered", "agent-done"),
+    "commit, then done, must patch": LEFT_OPEN,
+    "no edit, done, must patch": LEFT_OPEN,
+    "outputs of tools forgotten (an older TRAE)": LEFT_OPEN,
     "edit and done in one turn": ("tools-executed",),
     "only a comment": ("patch-not-trivial",),
     "an edit that does not parse": ("files-parse",),
-    "request refused after the edit": ("api-recovered", "agent-done"),
-    "quota exhausted": ("no-futile-retry", "api-recovered", "agent-done"),
-    "bad key": ("api-recovered", "agent-done"),
+    "request refused after the edit": REFUSED,
+    "no tool output found, after the edit": REFUSED,
+    "quota exhausted": ("no-futile-retry", *REFUSED),
+    "bad key": ("no-futile-retry", *REFUSED),
     "never done (4 steps)": ("agent-done",),
     "arguments cut off": ("tools-executed", "agent-done"),
+    "markup in the answer ends it": ("exit-0", "agent-done"),
+    "the agent is not installed": ("exit-0", "calls-captured"),
     "killed in a tool": ("exit-0", "agent-done"),
     "edit, then done; its summariser fails": ("exit-0",),
 }
@@ -44,11 +60,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(home: Path) -> dict[str, Line]:
-    return {line.name: line for line in lines(home.parent, home)}
+    return {line.name: line for line in lines(IMITATION, home.parent, home)}
 
 
-def test_the_page_is_what_the_runs_say(found: dict[str, Line]) -> None:
-    assert page(list(found.values())) == PAGE.read_text(), "run `python -m tests.verdict_runs`"
+def test_the_runs_of_the_real_agent_on_the_page_are_those_of_its_imitation(found: dict[str, Line]) -> None:
+    table = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    assert rows(list(found.values())) == table[1:], "run `python -m tests.verdict_runs`"
 
 
 def test_each_policy_passes_what_it_should(found: dict[str, Line]) -> None:
@@ -62,13 +79,15 @@ def test_what_failed_is_what_went_wrong(found: dict[str, Line], name: str) -> No
     line = found[name]
     failed = {check for check, (state, _) in line.checks.items() if state == "fail"}
     assert failed == {*FAULTS.get(name, ()), *(() if line.changed else ("patch-not-empty",))}
-    assert line.checks["telemetry-complete"][0] == line.checks["calls-captured"][0] == "pass"
+    assert line.checks["telemetry-complete"][0] == "pass"
 
 
-def test_the_claim_is_refuted_on_the_wire_in_every_run(found: dict[str, Line], home: Path) -> None:
-    """All of them were configured and claimed not to call tools in parallel; nothing of it was ever sent."""
+def test_the_claim_is_refuted_on_the_wire_in_every_run_that_sent_something(
+    found: dict[str, Line], home: Path
+) -> None:
+    """All were configured and claimed not to call tools in parallel; nothing of it was ever sent."""
     with closing(sqlite3.connect(home / "journal.db")) as journal:
         said = journal.execute("SELECT DISTINCT verdict, value, source FROM claim").fetchall()
         words = {row[0] for row in journal.execute("SELECT transmitted FROM claim")}
-    assert said == [("refuted", "false", "option")]
-    assert all("where the API's own default is true" in text for text in words)
+    assert set(said) == {("refuted", "false", "option"), ("no evidence", "false", "option")}
+    assert all("where the API's own default is true" in text for text in words - {None})

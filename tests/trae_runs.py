@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from telemetry.testing import (
     Answer,
@@ -244,10 +244,25 @@ SCENARIOS = (
 """In the order of the story: what works, what the wire says, what the tree says, what the agent does."""
 
 
+class Set(Protocol):
+    """What of a scenario decides how TRAE is set up."""
+
+    @property
+    def script(self) -> tuple[Turn, ...]: ...
+    @property
+    def summaries(self) -> Turn | None: ...
+    @property
+    def must_patch(self) -> bool: ...
+    @property
+    def max_steps(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
+
+
 class TraeRun:
     """A worktree, a configuration and the command for one run of TRAE."""
 
-    def __init__(self, folder: Path, server: ScriptedServer, scenario: Scenario) -> None:
+    def __init__(self, folder: Path, server: ScriptedServer, scenario: Set) -> None:
         self.worktree = folder / "worktree"
         self.patch = folder / "item" / "model_patch.diff"
         self.trajectory = folder / "item" / "trajectory.json"
@@ -305,13 +320,13 @@ class TraeRun:
         self.git("tag", "start")
 
 
-def server_for(scenario: Scenario) -> ScriptedServer:
+def server_for(scenario: Set) -> ScriptedServer:
     """A server with the scenario's script; the summariser's calls have one of their own."""
     summaries: Sequence[Turn] = (scenario.summaries,) * 100 if scenario.summaries else ()
     return ScriptedServer(*scenario.script, on={LAKEVIEW_MODEL: summaries})
 
 
-def _config(url: str, scenario: Scenario) -> str:
+def _config(url: str, scenario: Set) -> str:
     """TRAE reads YAML, and JSON is YAML."""
 
     def model(name: str) -> dict[str, Any]:

@@ -16,16 +16,17 @@ from trae_agent.utils.llm_clients.llm_client import ModelConfig
 
 def main() -> None:
     given = arguments()
-    config, summaries = configured(given.config_file)
+    config, summariser = configured(given.config_file)
     docker = given.docker_container_id is not None
-    agent = TraeAgent(config, max_steps=given.max_steps, must_patch=given.must_patch, docker=docker)
+    limits = {"max_steps": given.max_steps, "must_patch": given.must_patch, "docker": docker}
+    agent = TraeAgent(config, given.trajectory_file, **limits)
     task = given.file.read_text()
     os.chdir(given.working_dir)
     asyncio.run(agent.execute_task(task))
-    given.trajectory_file.write_text(json.dumps(agent.trajectory))
+    agent.write_trajectory()
     given.patch_path.write_text(git_diff())
-    if summaries:
-        summarise(agent.trajectory["agent_steps"], config)
+    if summariser:
+        summarise(agent.trajectory["agent_steps"], summariser)
 
 
 def arguments() -> Any:
@@ -40,17 +41,22 @@ def arguments() -> Any:
     return parser.parse_args()
 
 
-def configured(path: Path) -> tuple[ModelConfig, bool]:
-    """The agent's model and whether steps are summarised, from a file of the real one's structure."""
+def configured(path: Path) -> tuple[ModelConfig, ModelConfig | None]:
+    """The agent's model and that which summarises its steps, from a file of the real one's structure."""
     text = path.read_text()
     if not text:
-        return ModelConfig(), False
+        return ModelConfig(), None
     file = json.loads(text)
     agent = file["agents"]["trae_agent"]
-    model = file["models"][agent["model"]]
+    summariser = file.get("lakeview", agent)["model"] if agent["enable_lakeview"] else None
+    return model_of(file, agent["model"]), model_of(file, summariser) if summariser else None
+
+
+def model_of(file: dict[str, Any], name: str) -> ModelConfig:
+    model = file["models"][name]
     known = {field.name for field in dataclasses.fields(ModelConfig)} & set(model)
     provider = file["model_providers"][model["model_provider"]]["provider"]
-    return ModelConfig(**{name: model[name] for name in known}, provider=provider), agent["enable_lakeview"]
+    return ModelConfig(**{name: model[name] for name in known}, provider=provider)
 
 
 if __name__ == "__main__":

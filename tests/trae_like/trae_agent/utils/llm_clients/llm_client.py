@@ -88,6 +88,8 @@ class OpenAIClient:
     ) -> LLMResponse:
         self.message_history = [*(self.message_history if reuse_history else []), *map(item, messages)]
         response = self._create_with_retries(config, tools)
+        if os.environ.get("TRAE_LIKE_FORGETS"):  # as the real one did before February 2026
+            self.message_history = [one for one in self.message_history if "output" not in one]
         calls = []
         for block in response.output:
             if block.type == "function_call":
