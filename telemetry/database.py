@@ -29,7 +29,7 @@ from agent_shim.errors import JournalError, JournalTooNew, JournalUnreachable, S
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in ``telemetry/migrations/versions``; kept here so that opening a journal that is
 up to date does not import Alembic (0.2 s)."""
 
