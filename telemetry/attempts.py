@@ -24,7 +24,6 @@ from sqlmodel import SQLModel
 from agent_shim.errors import SettingsError
 from telemetry import database
 from telemetry.journal import Journal
-from telemetry.remote import RemoteJournal, is_remote
 
 from . import tables  # noqa: F401  (its import fills the metadata)
 
@@ -62,12 +61,14 @@ def reserve(
     `journal` is a path, a database URL, or the URL of a sink, whose token is then taken from `environ`.
     Raises `SettingsError` for a run id or a name that cannot be used, and `JournalUnreachable`.
     """
-    if not isinstance(journal, Journal) and is_remote(str(journal)):
-        with RemoteJournal(str(journal), environ or {}) as remote:
-            return remote.reserve(run_id, repository, commit, agent, model)
     run, key = _checked(run_id, repository, commit, agent, model)
     if isinstance(journal, Journal):
         return _reserve(journal, run, key)
+    from telemetry.remote import RemoteJournal, is_remote  # 5 MB that the sink does without
+
+    if is_remote(str(journal)):
+        with RemoteJournal(str(journal), environ or {}) as remote:
+            return remote.reserve(run_id, repository, commit, agent, model)
     with Journal.open(journal) as opened:
         return _reserve(opened, run, key)
 

@@ -6,10 +6,11 @@ only. A response is counted once: create and polls of a background response, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from pydantic_core import from_json
 
 from agent_shim.events import event_id
 
@@ -22,8 +23,6 @@ from .usage import NOTHING, Usage, kept_by_agent, none_due, reported
 Key = tuple[int, str, int]
 """Time, producer and sequence number: the order of events across producers."""
 Event = dict[str, Any]
-
-_NO_USAGE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Pair:
@@ -70,20 +69,17 @@ class Pair:
 class Call(Pair):
     """An LLM call, or a turn of the agent."""
 
-    __slots__ = ("api_ns", "method", "missing", "parent", "read", "share", "tool_calls", "usage")
+    __slots__ = ("api_ns", "method", "missing", "parent", "read", "share")
 
     def __init__(self, identity: str, row: Row) -> None:
         super().__init__(identity, row)
         self.parent: str | None = None
         self.method: str | None = None
         """A POST makes a response, a GET fetches one."""
-        self.usage: Mapping[str, Any] = _NO_USAGE
-        """As it came."""
-        self.read: Usage | None = None
-        """What `usage` says, once that was asked."""
+        self.read: Usage | None = NOTHING
+        """What the usage in its row says; ``None``: to be read again."""
         self.missing: str | None = None
         self.api_ns: int | None = None
-        self.tool_calls: Sequence[dict[str, Any]] = ()
         self.share: Share | None = None
         """What it stands for in the rollup."""
 
@@ -125,7 +121,7 @@ class Calls:
         self._ranks: dict[str, list[_Ranked]] = {}
         """Response that several calls have → heap of what these were at some time; the first that still holds
         is the call under which it is counted."""
-        self._counted: dict[str, tuple[Call, str | None, Mapping[str, Any]]] = {}
+        self._counted: dict[str, tuple[Call, str | None, str | None]] = {}
         """Response → the call under which it is counted, and what others compare with."""
         self._changed_responses: set[str] = set()
         self._open: dict[str, Pair] = {}
@@ -165,6 +161,7 @@ class Calls:
             return None
         self._finish(call, event["data"])
         rows.call_finished(call.row, event["data"])
+        call.read = _read(mapping(event["data"].get("usage")), call.row)
         now = call.row["response_id"]
         if before != now:
             self._move(call, before, now)
@@ -258,11 +255,9 @@ class Calls:
         self._open.pop(call.id, None)
         assert call.ended is not None
         call.row["finished_at"] = at(call.ended[0])
-        call.usage, call.read = mapping(data.get("usage")), None
+        call.read = None
         call.missing = text(data.get("usage_missing"))
         call.api_ns = number(data.get("api_ns"))
-        asked = data.get("tool_calls")
-        call.tool_calls = [item for item in asked if type(item) is dict] if type(asked) is list else ()
 
     def _move(self, call: Call, before: str | None, now: str | None) -> None:
         """The response of `call` is another one than was thought."""
@@ -357,7 +352,7 @@ class Calls:
 
     def _usage_on_wire(self, call: Call) -> tuple[str, str | None, Usage]:
         """Source, reason and tokens of a call."""
-        if not call.usage and call.ended:
+        if call.ended and self._reported(call) is NOTHING:
             due = none_due(call.method, call.row["surface"], call.row["http_status"])
             if due:
                 return "none", due, NOTHING
@@ -371,14 +366,15 @@ class Calls:
         return "unknown", reason, NOTHING
 
     def _usage_by_agent(self, turn: Call) -> tuple[str, str | None, Usage]:
-        usage = kept_by_agent(turn.usage, turn.row["provider"]) if turn.usage else NOTHING
+        kept = _kept(turn.row)
+        usage = kept_by_agent(kept, turn.row["provider"]) if kept else NOTHING
         if usage.known:
             return "agent", usage.reason, usage
         return "unknown", usage.reason or _unended(turn.row) or "provider not hooked", NOTHING
 
     def _reported(self, call: Call) -> Usage:
         if call.read is None:
-            call.read = reported(call.usage, call.row["provider"]) if call.usage else NOTHING
+            call.read = _read(_kept(call.row), call.row)
         return call.read
 
     def _choose(self, response: str) -> None:
@@ -387,7 +383,7 @@ class Calls:
         if len(same) < 2 and response not in self._counted:
             return
         first = self._first(response, same)
-        counted = (first, first.method, first.usage) if first else None
+        counted = (first, first.method, first.row["usage"]) if first else None
         if counted != self._counted.get(response):
             self._changed_calls.update((call.id, call) for call in same)
         if counted:
@@ -419,7 +415,8 @@ class Calls:
         if counted is None or counted[0] is call:
             return None
         first, method, usage = counted
-        if call.method == method == "POST" and call.usage and call.usage != usage:
+        told = self._reported(call) is not NOTHING
+        if call.method == method == "POST" and told and call.row["usage"] != usage:
             return None
         return first
 
@@ -437,6 +434,15 @@ class Calls:
             share = Share(key, (*usage[:5], call.api_ns))
         self._rollup.replace(call.share, share)
         call.share = share
+
+
+def _kept(row: Row) -> dict[str, Any]:
+    """The usage as it came; only its text is kept, which takes a tenth of the memory."""
+    return mapping(from_json(row["usage"])) if row["usage"] else {}
+
+
+def _read(usage: dict[str, Any], row: Row) -> Usage:
+    return reported(usage, row["provider"]) if usage else NOTHING
 
 
 def _unended(row: Row) -> str | None:

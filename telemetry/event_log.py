@@ -65,7 +65,7 @@ def decode(body: bytes) -> Arrival:
     """The event in `body`. Raises `EventError` whose message is the reason to quarantine it."""
     try:
         text = body.decode()
-        event = from_json(body, allow_inf_nan=False, cache_strings="keys")
+        event = from_json(body, allow_inf_nan=False, cache_strings="all")
     except ValueError as error:
         raise EventError("not JSON") from error
     if type(event) is not dict or event.get("v") != FORMAT_VERSION:
@@ -168,7 +168,7 @@ class EventLog:
         """All stored events of a run."""
         query = select(_EVENT.c.producer, _EVENT.c.seq, _EVENT.c.body).where(_EVENT.c.run_id == run_id)
         for producer, seq, body in connection.execute(query):
-            yield producer, seq, from_json(body, cache_strings="keys")
+            yield producer, seq, from_json(body, cache_strings="all")
 
     def replay_part(
         self, connection: Connection, producer: str, first: int, last: int
@@ -178,7 +178,7 @@ class EventLog:
             _EVENT.c.producer == producer, _EVENT.c.seq.between(first, last)
         )
         for seq, body in connection.execute(query):
-            yield seq, from_json(body, cache_strings="keys")
+            yield seq, from_json(body, cache_strings="all")
 
     def runs(self, connection: Connection) -> list[str]:
         """The runs that have events."""

@@ -192,7 +192,7 @@ class RunFold:
     def _call_finished(self, key: Key, event: Event) -> None:
         call = self._calls.call_finished(key, event)
         if call is not None:
-            self._tools.requested(call)
+            self._tools.requested(call, event["data"])
 
     def _trajectory_read(self, key: Key, event: Event) -> None:
         self._leftovers.trajectory_read(key, event)
@@ -204,7 +204,7 @@ class RunFold:
     def _turn_finished(self, key: Key, event: Event) -> None:
         turn = self._calls.turn_finished(key, event)
         if turn is not None:
-            self._tools.requested(turn)
+            self._tools.requested(turn, event["data"])
 
 
 _SPAN, _LOG = name_of(SpanReceived), name_of(LogReceived)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import from_json
 
 from agent_shim.events import event_id
 
 from . import rows
 from .calls import Call, Event, Key, Pair, begin_of
 from .producers import Producer
-from .rows import TOOL_CALL, Row, at, number, seconds, text
+from .rows import TOOL_CALL, Row, at, items, number, seconds, text
 
 _NEVER = 2**63
 """Later than any time: the end of a call that is still executing."""
@@ -58,9 +61,9 @@ class Tools:
             tool.row["finished_at"] = at(key[0])
             rows.tool_call_finished(tool.row, event["data"])
 
-    def requested(self, call: Call) -> None:
-        """The response of `call` asks for tool calls; if it was told before, this is what counts."""
-        before, now = self._asked.get(call.id, []), list(dict.fromkeys(_ids(call)))
+    def requested(self, call: Call, data: dict[str, Any]) -> None:
+        """The response of `call` asks for the tool calls in `data`; if it was told before, this is what counts."""
+        before, now = self._asked.get(call.id, []), _ids(data.get("tool_calls"))
         for call_id in before:
             self._requesters[call_id].remove(call)
         for call_id in now:
@@ -200,7 +203,8 @@ class Tools:
         over = run_ended or producer.sealed or producer.last_call > call.ended[2]
         if not producer.tool_hook or not over:
             return None
-        asked = next(item for item in call.tool_calls if _id(item) == call_id)
+        told = items(from_json(call.row["tool_calls"]))
+        asked = next(item for item in told if type(item) is dict and _id(item) == call_id)
         identity = f"{call.id}#{call_id}"
         return identity, TOOL_CALL | {
             "run_id": self._run_id,
@@ -218,9 +222,11 @@ def _when_ended(call: Call) -> Key:
     return call.ended or call.key
 
 
-def _ids(call: Call) -> list[str]:
-    return [call_id for call_id in map(_id, call.tool_calls) if call_id]
+def _ids(told: object) -> list[str]:
+    """The model's own ids of the tool calls, each once."""
+    ids = [_id(item) for item in items(told) if type(item) is dict]
+    return [call_id for call_id in dict.fromkeys(ids) if call_id]
 
 
-def _id(item: dict[str, object]) -> str | None:
+def _id(item: dict[str, Any]) -> str | None:
     return text(item.get("id")) or text(item.get("call_id"))
