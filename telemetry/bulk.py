@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.dialects.sqlite import pysqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 Rows = Sequence[tuple[Any, ...]]
 
@@ -58,24 +58,41 @@ class Insert:
             return self._copied(connection, rows)
         return connection.exec_driver_sql(self._statement, list(rows)).rowcount
 
+    def new(self, connection: Connection, rows: Rows) -> int:
+        """`rows`, at half the cost where, as expected, none of them is there."""
+        if not self._copies or len(rows) < MANY:
+            return self.rows(connection, rows)
+        try:
+            with connection.begin_nested():
+                self._copy(connection, f'"{self._table}"', rows)
+        except IntegrityError:
+            return self.rows(connection, rows)
+        return len(rows)
+
     def _copied(self, connection: Connection, rows: Rows) -> int:
         """By way of a table of this connection's own, emptied at every commit."""
-        import psycopg
-
         columns = ", ".join(f'"{name}"' for name in self._columns)
         beside = f'"beside_{self._table}"'
         connection.exec_driver_sql(
             f'CREATE TEMPORARY TABLE IF NOT EXISTS {beside} (LIKE "{self._table}") ON COMMIT DELETE ROWS'
         )
+        self._copy(connection, beside, rows)
+        moved = f"WITH moved AS (DELETE FROM {beside} RETURNING {columns})"
+        insert = f'INSERT INTO "{self._table}" ({columns}) SELECT {columns} FROM moved{self._conflict}'
+        return connection.exec_driver_sql(f"{moved} {insert}").rowcount
+
+    def _copy(self, connection: Connection, target: str, rows: Rows) -> None:
+        import psycopg
+
+        columns = ", ".join(f'"{name}"' for name in self._columns)
         cursor: Any = connection.connection.cursor()
         try:
-            with cursor.copy(f"COPY {beside} ({columns}) FROM STDIN") as copy:
+            with cursor.copy(f"COPY {target} ({columns}) FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
+        except psycopg.IntegrityError as error:
+            raise IntegrityError(f"COPY {self._table}", None, error) from error
         except psycopg.Error as error:
             raise OperationalError(f"COPY {self._table}", None, error) from error
         finally:
             cursor.close()
-        moved = f"WITH moved AS (DELETE FROM {beside} RETURNING {columns})"
-        insert = f'INSERT INTO "{self._table}" ({columns}) SELECT {columns} FROM moved{self._conflict}'
-        return connection.exec_driver_sql(f"{moved} {insert}").rowcount

@@ -129,7 +129,7 @@ class EventLog:
     def append(self, connection: Connection, rows: Sequence[EventValues]) -> int:
         """Store events that are not there yet; how many were stored."""
         numbers = self._numbers(connection, {name for row in rows for name in (row[0], row[2])})
-        return self._events.rows(connection, [_stored(row, numbers) for row in rows])
+        return self._events.new(connection, [_stored(row, numbers) for row in rows])
 
     def _numbers(self, connection: Connection, ids: Collection[str]) -> dict[str, int]:
         """The numbers of these ids, given where they have none. Asked every time: a backup may come back."""

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from telemetry import attempts, otlp
-from telemetry.journal import Journal
+from telemetry.journal import Delivery, Ingested, Journal
 
 RETRY_AFTER_S = 3
 """Python's exporters give up at once when asked to wait beyond their own deadline of 10 s."""
@@ -36,6 +36,14 @@ class Ask(Protocol):
 
     def __call__(self, job: Callable[[Journal], Result], /) -> Awaitable[Result]:
         """What the job gives or raises; raises `Busy` when too many wait already."""
+        ...
+
+
+class Store(Protocol):
+    """Gives events to the journal; what arrives at the same time may share a transaction."""
+
+    def __call__(self, delivery: Delivery, /) -> Awaitable[Ingested]:
+        """What became of them, committed, or what the journal raises; raises `Busy` as well."""
         ...
 
 
@@ -85,8 +93,11 @@ class Body(NamedTuple):
 class Intake:
     """The one place where requests of all protocols come together. For one event loop."""
 
-    def __init__(self, ask: Ask, token: str | None, limits: Limits, admit: Admit = numbered) -> None:
+    def __init__(
+        self, ask: Ask, store: Store, token: str | None, limits: Limits, admit: Admit = numbered
+    ) -> None:
         self.ask = ask
+        self._give = store
         self.admit = admit
         self.limits = limits
         self.received: Counter[str] = Counter()
@@ -163,6 +174,6 @@ class Intake:
         """How many of the bodies went into quarantine."""
         if not bodies:
             return 0
-        ingested = await self.ask(lambda journal: journal.ingest(bodies, f"sink, from {peer}"))
+        ingested = await self._give(Delivery(bodies, f"sink, from {peer}"))
         self.received.update(ingested._asdict())
         return ingested.conflicts + ingested.quarantined

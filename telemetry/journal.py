@@ -56,12 +56,33 @@ class Ingested(NamedTuple):
     """Not events."""
 
 
+class Delivery(NamedTuple):
+    """What came at once from one place."""
+
+    bodies: Sequence[bytes]
+    source: str
+    """Where they came from, for the quarantine."""
+
+
+class _Sorting(NamedTuple):
+    """The events of a delivery."""
+
+    new: list[EventValues]
+    again: list[Arrival]
+    """Under numbers that are taken, by the same event or by another."""
+    refused: list[Refusal]
+
+
 class _Opened(NamedTuple):
     """A run that this transaction has alone."""
 
     fold: RunFold
     shown: Identity
     """The repository and commit that its row has so far."""
+
+
+_Key = tuple[str, int]
+"""Producer and number."""
 
 
 class _Contested(JournalUnreachable):
@@ -108,12 +129,16 @@ class Journal:
         `source` says where they came from, for the quarantine. Raises `JournalUnreachable`; then
         nothing of it was stored, and it can be sent again.
         """
+        return self.ingest_together([Delivery(bodies, source)])[0]
+
+    def ingest_together(self, deliveries: Sequence[Delivery]) -> list[Ingested]:
+        """`ingest` for each, in one transaction: one wait for the disk, and all or nothing."""
         with self._writer, database.reachable(self.engine):
             contested = False
             for _ in range(_ATTEMPTS):
                 try:
                     with database.writing(self.engine) as connection:
-                        return self._ingest(connection, bodies, source, contested)
+                        return self._ingest(connection, deliveries, contested)
                 except BaseException as error:
                     self._folds.clear()  # they may hold events that were rolled back
                     contested = contested or isinstance(error, _Contested)
@@ -122,38 +147,55 @@ class Journal:
             raise JournalUnreachable("Other processes keep writing the same events.", hint="Try again.")
 
     def _ingest(
-        self, connection: Connection, bodies: Sequence[bytes], source: str, contested: bool
-    ) -> Ingested:
+        self, connection: Connection, deliveries: Sequence[Delivery], contested: bool
+    ) -> list[Ingested]:
         """`contested`: ask the log about every number, beyond what the folds of the runs know."""
         self._share(connection)
+        bodies = [body for delivery in deliveries for body in delivery.bodies]
         opened = self._open_runs(connection, runs_named(bodies))
-        taken = set(self._log.hashes(connection, _keys(bodies))) if contested else set()
+        taken = set(self._log.hashes(connection, _keys(bodies))) if contested else None
+        found = [self._take(connection, delivery, opened, taken) for delivery in deliveries]
+        new = [row for sorting in found for row in sorting.new]
+        if self._log.append(connection, new) != len(new):
+            raise _Contested("A sequence number is used by two runs.", hint="Try again.")
+        self._show(connection, [opened[run] for run in sorted({row[2] for row in new})])
+        ingested = [self._told(connection, *pair) for pair in zip(deliveries, found, strict=True)]
+        self._forget_old_folds(opened)
+        return ingested
+
+    def _take(
+        self, connection: Connection, delivery: Delivery, opened: dict[str, _Opened], taken: set[_Key] | None
+    ) -> _Sorting:
+        """Fold what is new. `taken`: the numbers that are stored, where runs contest one."""
         new: list[EventValues] = []
         again: list[Arrival] = []
         refused: list[Refusal] = []
-        for body in bodies:
+        for body in delivery.bodies:
             try:
                 arrival = decode(body)
             except EventError as error:
                 refused.append(Refusal(str(error), body))
                 continue
-            key, run = arrival.row[:2], arrival.row[2]
+            row, event = arrival
+            run = row[2]
             if run not in opened:
                 opened |= self._open_runs(connection, [run])
             # Folded at once, so that its many small objects are gone before those of the next are made.
-            if key in taken or not opened[run].fold.add(*key, arrival.event):
+            is_taken = taken is not None and row[:2] in taken
+            if is_taken or not opened[run].fold.add(row[0], row[1], event):
                 again.append(arrival)
                 continue
-            new.append(arrival.row)
-            if contested:
-                taken.add(key)
-        if self._log.append(connection, new) != len(new):
-            raise _Contested("A sequence number is used by two runs.", hint="Try again.")
-        conflicts = self._log.conflicts(connection, again)
-        self._show(connection, [opened[run] for run in sorted({row[2] for row in new})])
-        self._log.quarantine(connection, refused + conflicts, source, at(self._clock()))
-        self._forget_old_folds(opened)
-        return Ingested(len(new), len(again) - len(conflicts), len(conflicts), len(refused))
+            new.append(row)
+            if taken is not None:
+                taken.add(row[:2])
+        return _Sorting(new, again, refused)
+
+    def _told(self, connection: Connection, delivery: Delivery, found: _Sorting) -> Ingested:
+        """What became of a delivery, once its events are stored; the rest goes into quarantine."""
+        conflicts = self._log.conflicts(connection, found.again)
+        self._log.quarantine(connection, found.refused + conflicts, delivery.source, at(self._clock()))
+        duplicates = len(found.again) - len(conflicts)
+        return Ingested(len(found.new), duplicates, len(conflicts), len(found.refused))
 
     def _open_runs(self, connection: Connection, run_ids: Iterable[str]) -> dict[str, _Opened]:
         """Have these runs alone, and know what is stored of them."""

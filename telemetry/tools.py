@@ -62,7 +62,7 @@ class Tools:
             rows.tool_call_finished(tool.row, event["data"])
 
     def requested(self, call: Call, data: dict[str, Any]) -> None:
-        """The response of `call` asks for the tool calls in `data`; if it was told before, this is what counts."""
+        """The response of `call` asks for the tool calls in `data`, whatever was told of it before."""
         before, now = self._asked.get(call.id, []), _ids(data.get("tool_calls"))
         for call_id in before:
             self._requesters[call_id].remove(call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,22 +52,27 @@ def row(name: int, **other: Any) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+WAYS = pytest.mark.parametrize("way", [Insert.rows, Insert.new])
+
+
+@WAYS
 @pytest.mark.parametrize("count", [0, 1, bulk.MANY - 1, bulk.MANY, 5 * bulk.MANY])
-def test_every_row_arrives_as_it_is(engine: Engine, count: int) -> None:
+def test_every_row_arrives_as_it_is(engine: Engine, count: int, way: Callable[..., int]) -> None:
     rows = [row(number, size=None if number % 7 == 0 else number / 3) for number in range(count)]
     with database.writing(engine) as connection:
-        assert Insert(TABLE, engine.dialect.name).rows(connection, rows) == count
+        assert way(Insert(TABLE, engine.dialect.name), connection, rows) == count
     with engine.connect() as connection:
         assert [tuple(one) for one in connection.execute(select(TABLE).order_by("name"))] == rows
 
 
-def test_what_is_there_stays_and_is_not_counted(engine: Engine) -> None:
+@WAYS
+def test_what_is_there_stays_and_is_not_counted(engine: Engine, way: Callable[..., int]) -> None:
     insert = Insert(TABLE, engine.dialect.name)
     with database.writing(engine) as connection:
-        insert.rows(connection, [row(number) for number in range(100)])
+        way(insert, connection, [row(number) for number in range(100)])
         again = [row(number, note="new") for number in range(50, 200)]
-        assert insert.rows(connection, again) == 100
-        assert insert.rows(connection, again) == 0
+        assert way(insert, connection, again) == 100
+        assert way(insert, connection, again) == 0
     with engine.connect() as connection:
         notes = list(connection.scalars(select(TABLE.c.note).order_by("name")))
     assert notes == [HOSTILE] * 100 + ["new"] * 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import http.client
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from sqlalchemy import Engine, event
 
 from agent_shim import events
 from agent_shim.canonical import digest
@@ -37,7 +39,7 @@ from agent_shim.errors import JournalTooNew, SettingsError
 from telemetry import sink
 from telemetry.exporter import Exporter, SignalRefused
 from telemetry.intake import Limits
-from telemetry.journal import Journal
+from telemetry.journal import Delivery, Ingested, Journal
 from telemetry.otlp import JSON, MAX_MESSAGE, PROTOBUF, to_record
 from telemetry.settings import Endpoint
 from telemetry.spans import SpanFold
@@ -536,6 +538,32 @@ def test_when_too_many_wait_the_next_is_told_to_come_again(
             assert {answer.result().status for answer in answers} == {200, 503}
 
 
+@pytest.mark.parametrize("faulty", [False, True])
+def test_requests_that_wait_share_a_transaction_and_no_fault(
+    journal: Path, bodies: list[bytes], faulty: bool
+) -> None:
+    given = [Delivery([body], "test") for body in bodies[:5]]
+    if faulty:
+        given[1] = Delivery([None], "test")  # type: ignore[list-item]
+    writer = sink.Writer(str(journal))
+    commits: list[object] = []
+    counted = commits.append
+
+    async def store() -> list[Ingested | BaseException]:
+        waiting = [asyncio.create_task(writer.store(delivery)) for delivery in given]
+        await asyncio.sleep(0)  # now each is in the queue
+        event.listen(Engine, "commit", counted)
+        writer.start()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    told = asyncio.run(store())
+    event.remove(Engine, "commit", counted)
+    writer.close()
+    assert [one for one in told if isinstance(one, Ingested)] == [Ingested(1, 0, 0, 0)] * (5 - faulty)
+    assert sorted(stored(journal)) == sorted(body for one in given for body in one.bodies if body)
+    assert len(commits) == (4 if faulty else 1)
+
+
 def test_a_fault_of_ours_makes_no_client_drop_what_it_has(bodies: list[bytes]) -> None:
     """Clients drop for good on a 500."""
     import uvicorn
@@ -543,11 +571,12 @@ def test_a_fault_of_ours_makes_no_client_drop_what_it_has(bodies: list[bytes]) -
     from telemetry.intake import Intake
     from telemetry.receiver import application
 
-    async def ask(job: Callable[[Journal], Any], /) -> Awaitable[Any]:
+    async def fail(_: object, /) -> Any:
         raise ZeroDivisionError
 
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(Intake(ask, None, Limits())), log_level="critical"))
+    intake = Intake(fail, fail, None, Limits())
+    server = uvicorn.Server(uvicorn.Config(application(intake), log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
