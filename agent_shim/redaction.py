@@ -124,8 +124,10 @@ class Redactor:
         """From now on remove this value, and the forms in which it may appear inside other text."""
         if secret in self._known or len(secret) < MIN_LIVE_LENGTH:
             return
-        raw = secret.encode("utf-8", "replace")
-        forms = {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}
+        raw = _bytes_of(secret)
+        # What is no UTF-8 stands in events as question marks, in output as U+FFFD.
+        looks = {secret, secret.encode("utf-8", "replace").decode(), raw.decode("utf-8", "replace")}
+        forms = {*looks, *(json.dumps(look)[1:-1] for look in looks), quote(raw, safe="")}
         forms.update(
             encoder(raw).decode().rstrip("=") for encoder in (base64.b64encode, base64.urlsafe_b64encode)
         )
@@ -143,3 +145,11 @@ class Redactor:
                 if prefix in text:
                     text = pattern.sub(label, text)
         return text
+
+
+def _bytes_of(secret: str) -> bytes:
+    """As the system holds it, where Python got it from there."""
+    try:
+        return secret.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return secret.encode("utf-8", "replace")

@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +48,11 @@ class Child:
 
     def release(self, variables: Mapping[str, str]) -> dict[str, Any] | None:
         """Let it become the agent, with `variables` added; what went wrong, if it could not."""
-        with os.fdopen(self._go, "wb") as go:
-            go.write(json.dumps(dict(variables)).encode())
+        try:
+            with os.fdopen(self._go, "wb") as go:
+                go.write(json.dumps(dict(variables)).encode())
+        except BrokenPipeError:
+            pass  # it was killed before it began; how, its end will tell
         with os.fdopen(self._answer, "rb") as answer:
             text = answer.read()
         return json.loads(text) if text else None
@@ -63,8 +66,11 @@ def fork(
     streams: Mapping[int, int],
     *,
     own_group: bool,
+    mask: Iterable[int] = (),
 ) -> Child:
     """A new process that waits for `Child.release`. Raises `OSError` when the system has none to give.
+
+    `mask` has the signals that the agent is to have blocked.
 
     To be called by the main thread, before there are others: the signal that ends the agent with its
     parent is bound to the thread that started it.
@@ -76,6 +82,7 @@ def fork(
     if pid == 0:
         try:
             os.close(go_on)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _become(arguments, executable, environment, cwd, streams, go, report, parent_dies)
         finally:
             os._exit(OURS)

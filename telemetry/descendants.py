@@ -71,15 +71,22 @@ def descendants(of: int, without: Iterable[int] = ()) -> list[Process]:
     return found
 
 
+def _are_seen() -> bool:
+    """Whether the system shows processes: it is Linux, and nothing hides ``/proc``."""
+    return sys.platform == "linux" and Path(f"/proc/{os.getpid()}/stat").exists()
+
+
 def pids_below_us() -> frozenset[int]:
     """The processes below this one now; empty where that cannot be known."""
-    if sys.platform != "linux":
+    if not _are_seen():
         return frozenset()
     return frozenset(process.pid for process in descendants(os.getpid()))
 
 
 def reap(without: Iterable[int]) -> None:
     """Take note of adopted children that are gone; those in `without` belong to somebody else here."""
+    if not _are_seen():
+        return
     left_out = set(without)
     me = os.getpid()
     for process in _processes():
@@ -94,7 +101,7 @@ def end(
 
     There, the process group `group` is ended.
     """
-    if sys.platform != "linux":
+    if not _are_seen():
         _end_group(group, grace_s)
         return None
     ended: dict[tuple[int, str], dict[str, Any]] = {}

@@ -93,7 +93,8 @@ def _error(
 
 
 def _how(ending: Ending, exit_code: int | None, number: int | None) -> str:
-    after = "" if not ending.grace_expired else " after it did not obey SIGTERM"
+    asked = _name(ending.cancelled_by or signal.SIGTERM)
+    after = f" after it did not obey {asked}" if ending.grace_expired else ""
     if number:
         return f"ended by {_name(number)}{after}"
     if exit_code is None:

@@ -54,6 +54,7 @@ def start(settings: Settings, environ: Mapping[str, str]) -> int | None:
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
             setsid=True,
+            setsigmask=(),
         )
     except (OSError, ValueError):
         return None  # the events stay in the spool; the next command brings them

@@ -44,6 +44,9 @@ _NATIVE = (
 )  # fmt: skip
 """First bytes of ELF and Mach-O files."""
 _ASK_LIMIT_S = 10.0
+_WORDS_BYTES = 64 * 1024
+"""Of a command's words in the agent's environment: Linux takes 128 KiB in one variable, and all of the
+environment counts together with the command."""
 
 
 class Launch(NamedTuple):
@@ -121,15 +124,25 @@ def _fallback(command: tuple[str, ...], executable: str, environ: Mapping[str, s
 
 
 def _words(command: Sequence[str]) -> list[str]:
-    """The words of a command, those inside ``sh -c '…'`` too: the gate looks for the program there."""
-    words = list(command)
-    if Path(command[0]).name in SHELLS:
-        for word in command[1:]:
-            try:
-                words += [part for part in shlex.split(word) if part not in words]
-            except ValueError:
-                pass  # not shell syntax; the word itself is in the list
-    return [word for word in words if len(word) <= 4096]
+    """The first words of a command, those inside ``sh -c '…'`` too: the gate looks for the program there."""
+    shell = Path(command[0]).name in SHELLS
+    kept: dict[str, None] = {}
+    left = _WORDS_BYTES
+    for word in command:
+        for part in (word, *(_shell_words(word) if shell else ())):
+            if part not in kept and len(part) <= 4096:
+                left -= len(json.dumps(part)) + 2
+                if left < 0:
+                    return list(kept)
+                kept[part] = None
+    return list(kept)
+
+
+def _shell_words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return []  # not shell syntax
 
 
 def _not_python(name: str, head: bytes, interpreter: tuple[str, ...] | None) -> str | None:

@@ -3,7 +3,8 @@
 Promises, each a test in ``tests/test_relay.py`` or ``tests/test_wrapper.py``:
 
 * Bytes are passed on as they come, each stream on its own; memory does not grow with the output.
-* A reader that goes away is seen by the agent as if it wrote to that reader itself.
+* A reader that goes away is seen by the agent as if it wrote to that reader itself; one that is slow gets
+  all of it.
 * Where ours is a terminal, the agent's stream is one too, of the same size. Standard input is never
   touched, so the agent reads the user's own terminal.
 * A tail is cut at a character, and secrets are removed before it is cut, so no half of one is left.
@@ -25,6 +26,9 @@ TAIL_BYTES = 8 * 1024
 _KEPT_BYTES = 2 * TAIL_BYTES
 """A secret that begins before the tail is still whole in what is kept."""
 _CHUNK_BYTES = 64 * 1024
+_POLL_S = 0.05
+_READER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.EIO)
+"""Of a pipe, of a socket, of a terminal."""
 
 
 class Tail:
@@ -63,14 +67,21 @@ class Relay(threading.Thread):
         self._source = source
         self._target = target
         self.tail = Tail()
+        self.is_writing = False
+        """Whether it waits for our reader, not for the agent."""
+        self.failure: OSError | None = None
+        """Why output could not be passed on, where it is not that the reader is gone."""
 
     def run(self) -> None:
         try:
             while chunk := _read(self._source):
                 self.tail.add(chunk)
+                self.is_writing = True
                 _write(self._target, chunk)
-        except OSError:
-            pass  # our reader is gone: closing our end tells the agent so, as its own write would
+                self.is_writing = False
+        except OSError as error:
+            # Closing our end tells the agent that nobody reads, as its own write would.
+            self.failure = None if error.errno in _READER_GONE else error
         finally:
             os.close(self._source)
 
@@ -127,12 +138,23 @@ class Streams:
             if os.isatty(fd) and self._relays[fd].is_alive():
                 _copy_size(fd, source)
 
-    def finish(self, limit_s: float) -> bool:
-        """Wait until everything is passed on; whether it was, within `limit_s` for both streams."""
+    def finish(self, limit_s: float, is_patient: Callable[[], bool]) -> bool:
+        """Wait until everything is passed on; whether it was.
+
+        `limit_s` is for what may still come from whoever holds the agent's end. Our own reader is waited
+        for as the agent would have waited for it, as long as `is_patient` says so.
+        """
         until = time.monotonic() + limit_s
         for relay in self._relays.values():
-            relay.join(max(0.0, until - time.monotonic()))
+            while relay.is_alive() and time.monotonic() < until:
+                relay.join(_POLL_S)
+                if relay.is_writing and is_patient():
+                    until = time.monotonic() + limit_s
         return not any(relay.is_alive() for relay in self._relays.values())
+
+    def failures(self) -> dict[int, OSError]:
+        """Stream → why it could not be passed on."""
+        return {fd: relay.failure for fd, relay in self._relays.items() if relay.failure}
 
     def tail(self, fd: int) -> Tail:
         """What was seen of stream `fd`, 1 or 2."""

@@ -46,7 +46,7 @@ from telemetry.identity import Identity, identify
 from telemetry.relay import Streams, TerminalMode
 from telemetry.settings import VERSION, Settings, without_password
 from telemetry.spooled import Run
-from telemetry.supervision import TIMEOUT_GRACE_S, Signals, Supervision
+from telemetry.supervision import TIMEOUT_GRACE_S, Signals, Supervision, shares_terminal
 
 if TYPE_CHECKING:
     from telemetry.claim_watch import ClaimWatch
@@ -124,13 +124,21 @@ def _fill_standard_streams() -> None:
 
 def plainly(request: RunRequest) -> int:
     """Become the agent, unrecorded; an exit code when that is not possible."""
-    cwd = request.cwd or str(Path.cwd())
+    cwd = request.cwd or _folder()
     executable = find_program(request.command[0], request.environ, cwd)
     failure = child.refusal(request.command, executable)
     if failure is None:
         failure = child.become_now(request.command, executable or "", request.environ, cwd)
     say(f"{failure.error_type}: {failure.message}")
     return failure.exit_code
+
+
+def _folder() -> str:
+    """Our working folder; one that was removed is still one to start a program in."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "."
 
 
 def say(line: str) -> None:
@@ -148,7 +156,7 @@ class Recording:
         self._request = request
         self._settings = request.settings
         self._environ = outside(request.environ)
-        self._cwd = request.cwd or str(Path.cwd())
+        self._cwd = request.cwd or _folder()
         self.run_id = spool.new_id()
         self._redact = Redactor(live_secrets(self._environ))
         folder = places.spool_folder(self._settings.home)
@@ -232,8 +240,8 @@ class Recording:
         with Signals().caught() as signals, descendants.adopting():
             streams = Streams() if self._settings.tails else None
             self._look_before(signals)
-            own_group = not os.isatty(0)  # else it shares ours: only the foreground may read a terminal
-            started = self._start(streams, own_group)
+            own_group = not shares_terminal()  # only the foreground may read from one
+            started = self._start(streams, own_group, signals)
             if isinstance(started, child.Failure):
                 if streams:
                     streams.abandon()
@@ -247,7 +255,7 @@ class Recording:
             self._trees = (self._capture.before(_until(signals, START_S, 0.0)),)
             self._spool.append(self._trees[0], parent=self._begin)
 
-    def _start(self, streams: Streams | None, own_group: bool) -> int | child.Failure:
+    def _start(self, streams: Streams | None, own_group: bool, signals: Signals) -> int | child.Failure:
         plan = self._launch
         refused = child.refusal(plan.arguments, plan.executable)
         if refused:
@@ -257,8 +265,9 @@ class Recording:
         environment = {**self._environ, **dict(plan.environment)}
         try:
             process = child.fork(
-                plan.arguments, plan.executable or "", environment, self._cwd, ends, own_group=own_group
-            )
+                plan.arguments, plan.executable or "", environment, self._cwd, ends,
+                own_group=own_group, mask=signals.outside,
+            )  # fmt: skip
         except OSError as error:
             self._tell_start(None, streams)
             return child.Failure(type(error).__name__, f"no process to be had: {error}", child.OURS)
@@ -317,7 +326,7 @@ class Recording:
         leftover = descendants.end(others, group=pid if own_group else None)
         if claims:
             claims.stop()
-        drained = streams.finish(DRAIN_S if signals.ending_at is None else DRAIN_S / 4) if streams else True
+        drained = _drain(streams, ending, signals) if streams else True
         mode.restore()
         finished, code = self._finished(ending, streams, leftover, drained)
         return self._finish(finished, code, signals)
@@ -451,6 +460,15 @@ class Recording:
             where = f"its events are in {journal}, those of {len(waiting)} of its processes not yet"
         line = f"run {self.run_id[-8:]} {_in_short(finished)}; {where}"
         return self._redact(f"{line}; lost: {_losses(lost)}" if lost else line)
+
+
+def _drain(streams: Streams, ending: Ending, signals: Signals) -> bool:
+    """Pass on what is left of the output; whether all of it was."""
+    limit_s = DRAIN_S if signals.ending_at is None else DRAIN_S / 4
+    drained = streams.finish(limit_s, lambda: not ending.timed_out and signals.is_patient())
+    for fd, failure in streams.failures().items():
+        say(f"{'stdout' if fd == 1 else 'stderr'} could not be passed on: {failure.strerror}")
+    return drained
 
 
 def _until(signals: Signals, limit_s: float, hurry_s: float) -> Callable[[], float]:

@@ -232,6 +232,15 @@ def test_the_words_inside_a_shell_command_count() -> None:
     assert {"trae-cli", "a b"} <= set(json.loads(added["AGENT_TELEMETRY_INJECT"]))
 
 
+def test_a_long_command_does_not_grow_its_environment_beyond_what_the_system_takes() -> None:
+    """The program stands near the beginning."""
+    words = [f"word-{number}" for number in range(100_000)]
+    handed = dict(launch("sh", "-c", "exec trae-cli", *words).environment)["AGENT_TELEMETRY_INJECT"]
+    assert len(handed) <= 64 * 1024
+    assert json.loads(handed)[:4] == ["sh", "-c", "exec trae-cli", "exec"]
+    assert "trae-cli" in json.loads(handed)
+
+
 def test_a_script_of_the_shell_may_lead_to_python(tmp_path: Path) -> None:
     script = executable(tmp_path / "trae-cli", "#!/usr/bin/env bash\nexec pyenv exec trae-cli\n")
     assert launch(str(script)).capture == "sitecustomize"

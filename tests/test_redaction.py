@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from urllib.parse import quote
 
 import pytest
@@ -30,6 +31,14 @@ def test_a_live_secret_is_removed_in_every_form(form: str) -> None:
     assert form.rstrip("=") not in hidden
     assert hidden.startswith("before [redacted:live]")
     assert hidden.endswith(" after")
+
+
+def test_a_live_secret_that_is_no_utf_8_is_removed_as_events_and_tails_show_it() -> None:
+    secret = os.fsdecode(b"\xff\xfecanary-\xc3\xa9")
+    hide = Redactor([secret])
+    shown = (secret, "??canary-é", "\ufffd\ufffdcanary-é", "%FF%FEcanary-%C3%A9", "//5jYW5hcnktw6k")
+    assert [hide(text) for text in shown] == ["[redacted:live]"] * len(shown)
+    assert Redactor(["\ud800 is no byte either"])("\ud800 is no byte either") == "[redacted:live]"
 
 
 @given(st.text(min_size=8, max_size=40).filter(lambda text: text not in "before [redacted:live] after"))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
+import shutil
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -16,11 +19,18 @@ from typing import Any
 
 import pytest
 
+from tests.generations import ROOT
 from tests.wrapped import Wrap, eventually, wrap
 
 __all__ = ["wrap"]
 
 PYTHON = sys.executable
+
+
+def take_terminal(end: int) -> None:
+    """Before a program starts: it leads a session of its own, on this terminal."""
+    os.setsid()
+    fcntl.ioctl(end, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
@@ -35,14 +45,10 @@ class Terminal:
 
     def run(self, code: str) -> None:
         end = self.end
-
-        def take_terminal() -> None:
-            os.setsid()
-            fcntl.ioctl(end, termios.TIOCSCTTY, 0)
-
         self.process = self.wrap.start(
-            [PYTHON, "-c", code], task=self.task, stdin=end, stdout=end, stderr=end, preexec_fn=take_terminal
-        )
+            [PYTHON, "-c", code], task=self.task, stdin=end, stdout=end, stderr=end,
+            preexec_fn=lambda: take_terminal(end),
+        )  # fmt: skip
 
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -145,3 +151,107 @@ def test_the_mode_of_the_terminal_is_put_back(terminal: Terminal) -> None:
     terminal.read_until(b"raw")
     terminal.wait()
     eventually(lambda: termios.tcgetattr(terminal.end) == before)
+
+
+# --- the shell of the user -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(wrap: Wrap, tmp_path: Path) -> Iterator[Terminal]:
+    """A terminal in which a shell with job control waits."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    terminal = Terminal(wrap, tmp_path.name)
+    environ = {**os.environ, "AGENT_TELEMETRY_HOME": str(wrap.home), "AGENT_TELEMETRY_TASK": tmp_path.name}
+    terminal.process = subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "--noediting", "-i"],
+        stdin=terminal.end, stdout=terminal.end, stderr=terminal.end, cwd=ROOT,
+        env={**environ, "PS1": "> ", "HISTFILE": ""}, preexec_fn=lambda: take_terminal(terminal.end),
+    )  # fmt: skip
+    terminal.read_until(b"> ")
+    yield terminal
+    terminal.process.kill()
+    terminal.process.wait()
+    os.close(terminal.fd)
+    os.close(terminal.end)
+
+
+RUN = shlex.join([PYTHON, "-m", "telemetry.cli", "run", "--"])
+
+
+def finished(terminal: Terminal) -> dict[str, Any]:
+    """The recorded end of the only run."""
+    terminal.read_until(b"its events are in")
+    told: dict[str, Any] = terminal.wrap.wait_for(terminal.task, "process.finished")["data"]
+    return told
+
+
+def test_a_stopped_run_goes_on_in_the_foreground_of_its_shell(shell: Terminal) -> None:
+    shell.type(f"{RUN} sh -c 'echo rea''dy; read word; echo heard-$word'\n".encode())
+    shell.read_until(b"ready")
+    shell.type(b"\x1a")
+    shell.read_until(b"Stopped")
+    shell.type(b"fg\n")
+    shell.type(b"it\n")
+    shell.read_until(b"heard-it")
+    assert finished(shell)["exit_code"] == 0
+
+
+@pytest.mark.parametrize("stop", ["TSTP", "TTIN"])
+def test_an_agent_that_stops_for_its_terminal_gives_the_shell_back(shell: Terminal, stop: str) -> None:
+    """As it does when it wants to read in the background."""
+    shell.type(f"{RUN} sh -c 'kill -{stop} $$; echo went-on'\n".encode())
+    shell.read_until(b"Stopped")
+    shell.type(b"fg\n")
+    shell.read_until(b"went-on\r\n")
+    assert finished(shell)["exit_code"] == 0
+
+
+def test_a_tool_may_ask_on_the_terminal_whatever_the_input_is(shell: Terminal) -> None:
+    """As for a password; a program outside of the foreground would be stopped."""
+    shell.type(f"true | {RUN} sh -c 'echo rea''dy; read word < /dev/tty; echo got-$word'\n".encode())
+    shell.read_until(b"ready")
+    shell.type(b"it\n")
+    shell.read_until(b"got-it")
+    assert finished(shell)["exit_code"] == 0
+
+
+def test_a_key_ends_an_agent_that_stopped_itself(terminal: Terminal) -> None:
+    terminal.run(
+        "import os, signal; signal.signal(2, 0); print('ready', flush=True); os.kill(os.getpid(), 19)"
+    )
+    terminal.read_until(b"ready")
+    pid = terminal.wrap.wait_for(terminal.task, "process.started")["data"]["pid"]
+    eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    terminal.type(b"\x03")
+    finished = terminal.wait()
+    assert (finished["outcome"], finished["signal"]) == ("cancelled", signal.SIGINT)
+
+
+def test_what_somebody_sends_is_told_from_a_key_and_passed_on(terminal: Terminal) -> None:
+    """The terminal sends a key's signal to all; a ``kill`` reaches us alone."""
+    terminal.run(
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(9));"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    terminal.read_until(b"ready")
+    terminal.process.send_signal(signal.SIGINT)
+    finished = terminal.wait()
+    assert (finished["outcome"], finished["exit_code"]) == ("cancelled", 9)
+    assert finished["signals_forwarded"] == [signal.SIGINT]
+
+
+def test_a_terminal_that_vanishes_ends_the_run_and_its_end_is_recorded(wrap: Wrap, tmp_path: Path) -> None:
+    """A connection that broke: the agent is told, and what it did until then is kept."""
+    terminal = Terminal(wrap, tmp_path.name)
+    terminal.run("import signal, time; signal.signal(1, 1); print('ready', flush=True); time.sleep(60)")
+    terminal.read_until(b"ready")
+    os.close(terminal.end)
+    os.close(terminal.fd)
+    assert terminal.process.wait(30) == 128 + signal.SIGHUP
+    finished = wrap.wait_for(tmp_path.name, "process.finished")["data"]
+    assert (finished["outcome"], finished["signal"]) == ("cancelled", signal.SIGKILL)
+    assert finished["error_message"].startswith(
+        "SIGHUP from outside; ended by SIGKILL after it did not obey SIGHUP"
+    )
+    assert finished["stdout_tail"] == "ready\n"
