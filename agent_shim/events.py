@@ -139,6 +139,9 @@ class ProcessFinished(NamedTuple):
     signals_forwarded: list[int] | None = None
     leftover: list[dict[str, Any]] | None = None
     """Descendants that outlived the process and were ended: pid and command."""
+    oom_kills: int | None = None
+    """Processes of the wrapper's control group that the system killed for memory meanwhile. Absent where it
+    does not count them: then a SIGKILL may have been one of these."""
 
 
 @_named("producer.started")

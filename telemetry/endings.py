@@ -89,7 +89,9 @@ def _error(
         return f"Signal:{_name(number)}", f"{how}; last line of stderr: {last}" if last else how
     if exit_code == 0:
         return None, None
-    return "NonZeroExit", last or f"{how}, nothing on stderr" if stderr_tail is not None else how
+    if stderr_tail is None:
+        return "NonZeroExit", how
+    return "NonZeroExit", f"{last}{_hint(exit_code)}" if last else f"{how}, nothing on stderr"
 
 
 def _how(ending: Ending, exit_code: int | None, number: int | None) -> str:
@@ -99,10 +101,14 @@ def _how(ending: Ending, exit_code: int | None, number: int | None) -> str:
         return f"ended by {_name(number)}{after}"
     if exit_code is None:
         return "could not be ended, even by SIGKILL"
-    hint = (
-        f" (so a shell says that {_name(exit_code - 128)} ended a program)" if 128 < exit_code < 160 else ""
-    )
-    return f"exit code {exit_code}{hint}"
+    return f"exit code {exit_code}{_hint(exit_code)}"
+
+
+def _hint(exit_code: int | None) -> str:
+    """What a code means that a shell has made of a signal."""
+    if exit_code is None or not 128 < exit_code < 160:
+        return ""
+    return f" (so a shell says that {_name(exit_code - 128)} ended a program)"
 
 
 def _returns(outcome: str, ending: Ending, exit_code: int | None, number: int | None) -> int:

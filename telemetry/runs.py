@@ -189,6 +189,7 @@ class Run:
             said = read(run.end_data.get(name))
             row[name] = read(process.end_data.get(name)) if said is None and name != "outcome" else said
         if row["state"] == "interrupted":
+            row["outcome"] = "abandoned"
             row["error_type"] = "Interrupted"
             row["error_message"] = f"{self._who_died(run)} died before it could record how the run ended"
         elif row["state"] == "finished":

@@ -137,6 +137,7 @@ class RunRow(SQLModel, table=True):
     state: str = "running"
     """``running``, ``finished``, or ``interrupted``: its recorder died before it could say how it ended."""
     outcome: str | None = None
+    """As in ``run.finished``; ``abandoned`` when the run is interrupted."""
     exit_code: int | None = None
     signal: int | None = None
     error_type: str | None = None

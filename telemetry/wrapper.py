@@ -376,6 +376,7 @@ class Recording:
             max_rss_bytes=usage.ru_maxrss * _RSS_UNIT if usage else None,
             signals_forwarded=list(ending.forwarded),
             leftover=leftover,
+            oom_kills=ending.oom_kills,
         )
         return event, told.returns
 

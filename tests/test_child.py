@@ -72,6 +72,7 @@ def test_an_agent_that_the_system_killed_for_want_of_memory(wrap: Wrap, group: P
     assert done.end["error_message"] == "killed by the system for want of memory"
     assert LIMIT_BYTES / 2 < done.end["max_rss_bytes"] <= LIMIT_BYTES
     assert done.data("run.finished")["outcome"] == "oom_killed"
+    assert done.end["oom_kills"] >= 1
 
 
 def test_a_kill_from_outside_is_none_for_want_of_memory(wrap: Wrap, group: Path) -> None:
@@ -82,6 +83,7 @@ def test_a_kill_from_outside_is_none_for_want_of_memory(wrap: Wrap, group: Path)
 
     done = wrap(PYTHON, "-c", "import os; os.kill(os.getpid(), 9)", preexec_fn=enter)
     assert (done.end["outcome"], done.end["signal"]) == ("signaled", signal.SIGKILL)
+    assert done.end["oom_kills"] == 0
 
 
 @pytest.mark.parametrize(

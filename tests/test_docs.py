@@ -134,3 +134,20 @@ def test_no_file_names_a_registry_or_a_folder_of_one_machine() -> None:
         if path != Path(__file__) and FOREIGN.search(text):
             found[str(path.relative_to(ROOT))] = FOREIGN.findall(text)
     assert found == {}
+
+
+TEST = re.compile(r"`(tests/test_\w+\.py)::(\w+)`")
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    named = TEST.findall(prose())
+    assert named
+    assert [one for one in named if f"\ndef {one[1]}(" not in (ROOT / one[0]).read_text()] == []
+
+
+def test_every_case_around_the_agent_names_its_test() -> None:
+    """The first table has the outcomes, which are no cases."""
+    _, _, cases = (FOLDER / "wrapper.md").read_text().partition("\n## ")
+    lines = [line for line in cases.splitlines() if line.startswith("| ") and not line.startswith("| case")]
+    assert lines
+    assert [line for line in lines if not TEST.search(line)] == []

@@ -91,4 +91,6 @@ def test_the_message_is_the_last_line_without_colours_and_bounded() -> None:
 
 
 def test_a_code_as_a_shell_gives_it_carries_a_hint() -> None:
+    told = tell(Ending(137 << 8), None, "Killed\n").error_message
+    assert told == "Killed (so a shell says that SIGKILL ended a program)"
     assert "SIGKILL" in (tell(Ending(137 << 8), None, "").error_message or "")

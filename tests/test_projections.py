@@ -537,7 +537,7 @@ def test_a_run_whose_recorder_died_is_interrupted_and_names_it(made: Made) -> No
     assert only(made, "run")["state"] == "running"
     made.process("deliverer").found_gone(wrapper)
     run = only(made, "run")
-    assert (run["state"], run["outcome"], run["error_type"]) == ("interrupted", None, "Interrupted")
+    assert (run["state"], run["outcome"], run["error_type"]) == ("interrupted", "abandoned", "Interrupted")
     assert "wrapper" in run["error_message"]
     assert "process 101" in run["error_message"]
 
@@ -561,6 +561,31 @@ def test_a_run_that_did_not_end_well_has_a_type_and_a_message(made: Made, finish
         kind,
         finished.get("error_message", "no error was recorded"),
     )
+
+
+OUTCOMES = (
+    *("exited", "signaled", "timeout", "cancelled", "oom_killed", "spawn_failed", "refused", "returned"),
+    *("raised", "other"),
+)
+
+
+@pytest.mark.parametrize("kind", [None, "", "Timeout"])
+@pytest.mark.parametrize("said", [None, "", "not done"])
+@pytest.mark.parametrize("code", [None, 0, 3])
+@pytest.mark.parametrize("outcome", [*OUTCOMES, None])
+def test_no_outcome_but_a_good_one_is_stored_without_a_type_and_a_message(
+    made: Made, outcome: str | None, code: int | None, said: str | None, kind: str | None
+) -> None:
+    """Whatever the event lacks; ``None`` is a recorder that died."""
+    wrapper, agent, root, _ = whole(made)
+    if outcome is None:
+        made.process("deliverer").found_gone(wrapper)
+    else:
+        finish(wrapper, agent, root, outcome=outcome, exit_code=code, error_type=kind, error_message=said)
+    run = only(made, "run")
+    well = outcome == "returned" or (outcome, code) == ("exited", 0)
+    assert run["outcome"] == (outcome or "abandoned")
+    assert well or (run["error_type"] and run["error_message"])
 
 
 @pytest.mark.parametrize("finished", [{"outcome": "returned"}, {"outcome": "exited", "exit_code": 0}])

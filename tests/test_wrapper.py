@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,10 @@ def test_an_exit_code_is_passed_on_and_recorded(wrap: Wrap, code: int) -> None:
     assert ("error_type" in done.end) == (code != 0)
 
 
+def test_an_exit_code_that_is_too_large_is_the_one_that_the_system_makes_of_it(wrap: Wrap) -> None:
+    assert wrap(*python("import os; os._exit(259)")).end["exit_code"] == 3
+
+
 def test_the_message_of_a_failure_is_the_last_line_of_stderr(wrap: Wrap) -> None:
     """W09."""
     done = wrap(*python("import sys; print('context', file=sys.stderr); sys.exit('boom')"))
@@ -147,6 +152,7 @@ def test_a_shell_that_reports_a_signal_is_told_apart_from_the_signal(wrap: Wrap)
     done = wrap("sh", "-c", "sh -c 'kill -9 $$'; exit $?")
     assert (done.end["outcome"], done.end["exit_code"]) == ("exited", 137)
     assert "signal" not in done.end
+    assert done.end["error_message"].endswith("(so a shell says that SIGKILL ended a program)")
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL, signal.SIGPIPE])
@@ -158,6 +164,18 @@ def test_the_end_by_a_signal_names_it(wrap: Wrap, number: signal.Signals) -> Non
     assert (done.end["outcome"], done.end["signal"]) == ("signaled", number)
     assert done.end["error_type"] == f"Signal:{number.name}"
     assert number.name in done.end["error_message"]
+    assert done.end["core_dumped"] in (True, False)
+
+
+def test_a_kill_from_outside_is_neither_a_time_limit_nor_want_of_memory(wrap: Wrap, tmp_path: Path) -> None:
+    """W11."""
+    with wrap.start(["sleep", "60"], task=tmp_path.name, asked={"timeout_s": 60}) as process:
+        os.kill(wrap.wait_for(tmp_path.name, "process.started")["data"]["pid"], signal.SIGKILL)
+        process.communicate()
+    finished = wrap.wait_for(tmp_path.name, "process.finished")["data"]
+    assert (finished["outcome"], finished["signal"]) == ("signaled", signal.SIGKILL)
+    assert (finished["error_type"], finished["error_message"]) == ("Signal:SIGKILL", "ended by SIGKILL")
+    assert process.returncode == 137
 
 
 def test_a_time_limit_ends_the_agent_and_says_so(wrap: Wrap) -> None:
@@ -264,6 +282,23 @@ def test_a_stopped_agent_and_its_wrapper_go_on_together(wrap: Wrap, tmp_path: Pa
     assert process.returncode == 0
 
 
+@linux
+def test_a_time_limit_stands_still_while_the_run_is_stopped(wrap: Wrap, tmp_path: Path) -> None:
+    code = f"import pathlib; mark = pathlib.Path({str(tmp_path)!r}); (mark / 'ready').touch()\n"
+    wait = "while not (mark / 'go').exists(): pass"
+    with wrap.start(python(code + wait), task=tmp_path.name, asked={"timeout_s": 1.5}) as process:
+        eventually((tmp_path / "ready").exists)
+        process.send_signal(signal.SIGTSTP)
+        eventually(lambda: _state(process.pid) == "T")
+        stopped = time.monotonic()
+        while time.monotonic() - stopped < 1.5:
+            wrap("true")
+        (tmp_path / "go").touch()
+        process.send_signal(signal.SIGCONT)
+        process.communicate()
+    assert process.returncode == 0
+
+
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
@@ -346,17 +381,18 @@ def test_a_tail_is_the_last_eight_kilobytes(wrap: Wrap) -> None:
 
 
 @linux
-@pytest.mark.parametrize("line", [b"x" * 79 + b"\n", b"x" * 80])
-def test_a_flood_of_output_costs_no_memory(wrap: Wrap, line: bytes, tmp_path: Path) -> None:
-    """W19, W23, W25: 256 MiB, with and without line ends."""
-    code = f"import os\nfor _ in range(4096): os.write(1, {line!r} * 819)"
-    with wrap.start(python(code), task=tmp_path.name, stdout=subprocess.DEVNULL) as process:
+@pytest.mark.parametrize(
+    ("flood", "size"), [("head -c 1073741824 /dev/zero", 1 << 30), ("yes | head -c 268435456", 1 << 28)]
+)
+def test_a_flood_of_output_costs_no_memory(wrap: Wrap, flood: str, size: int, tmp_path: Path) -> None:
+    """W19, W23, W25: 1 GiB in one line, 256 MiB in short ones."""
+    with wrap.start(["sh", "-c", flood], task=tmp_path.name, stdout=subprocess.DEVNULL) as process:
         peak = 0
         while process.poll() is None:
             peak = max(peak, _peak_rss(process.pid))
         process.communicate()
     finished = wrap.wait_for(tmp_path.name, "process.finished")["data"]
-    assert finished["stdout_bytes"] == 4096 * 819 * 80
+    assert (finished["outcome"], finished["stdout_bytes"]) == ("exited", size)
     assert 0 < peak < 64 * 1024 * 1024
 
 
