@@ -54,6 +54,11 @@ class Ports(NamedTuple):
     metrics: int = 8888
 
 
+def _inherited() -> dict[str, str]:
+    """Without what sends telemetry somewhere: Jaeger would record itself among the runs."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+
+
 def free_ports(number: int = len(Ports._fields)) -> list[int]:
     """Ports that nobody listens on at the moment."""
     probes = [socket.create_server((HOST, 0)) for _ in range(number)]
@@ -103,7 +108,7 @@ class Stack:
             with (self.folder / f"{name}.log").open("ab") as log:
                 self._running[name] = subprocess.Popen(
                     command,
-                    env={**os.environ, **self.environment(name)},
+                    env={**_inherited(), **self.environment(name)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

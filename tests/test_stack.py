@@ -414,7 +414,11 @@ def foreground(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "collector_config.stack", "--free-ports"],
         cwd=ROOT,
-        env={**os.environ, "AGENT_TELEMETRY_HOME": str(tmp_path / "home")},
+        env={
+            **os.environ,
+            "AGENT_TELEMETRY_HOME": str(tmp_path / "home"),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",  # as in a shell that sends runs to a stack
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -449,6 +453,8 @@ def test_the_stack_says_where_it_is_and_ctrl_c_stops_all_of_it(
     assert f"--endpoint {said['endpoint']}" in said["In"]
     started = children(foreground.pid)
     assert len(started) == 3
+    environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in started]
+    assert not [each for each in environments if b"OTEL_" in each.replace(b"OTELCOL_", b"")]
     foreground.send_signal(signal.SIGINT)
     assert foreground.wait(60) == 0
     assert not [pid for pid in started if is_alive(pid)]

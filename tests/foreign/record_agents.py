@@ -44,7 +44,7 @@ CODEX = "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex"
 PROMPT = "a private question"
 LIMIT_S = 180
 RUN = "018f3a5c7d2e7000800000000000cafe"
-"""Handed to Claude Code as a resource attribute. Codex takes none."""
+"""Handed to Claude Code as a resource attribute; Codex is given none, so that its session is its run."""
 
 CONFIG = """
 model = "gpt-5"
