@@ -110,6 +110,9 @@ class Run:
         """Begin the run for the whole process."""
         instrumentation.instrument()
         self._begin = self._recorder.record(self._started)
+        if not self._begin:
+            why = ", ".join(self._recorder.spool.lost) or "unknown why"
+            sys.stderr.write(f"agent-telemetry: not recorded: {self._home}: {why}\n")
         self._recorder.parent = self._begin
         alone = not recorder.active()
         recorder.activate(self._recorder)

@@ -111,11 +111,17 @@ def reachable(engine: Engine) -> Iterator[None]:
         raise JournalUnreachable(message, hint=_hint(reason)) from error
 
 
+_WRITTEN = "Asking a journal also writes prices into it: copy it to where you may write, or name another."
+
+
 def _hint(reason: str) -> str:
     known = {
         "locked": "Another process is writing; try again, or end it.",
         "full": "Free some space on its disk; nothing that was acknowledged is lost.",
         "not a database": "The file is something else; name another with --journal.",
+        "ermission denied": _WRITTEN,
+        "readonly": _WRITTEN,
+        "read-only": _WRITTEN,
         "password": "Set PGPASSWORD, or put the password into the URL.",
     }
     for words, hint in known.items():

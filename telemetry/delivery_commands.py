@@ -20,7 +20,7 @@ from telemetry.settings import Settings
 def reconcile(run: str | None, journal: str | None) -> None:
     """Compare what this machine recorded with what the journal holds, and send again what is missing.
 
-    RUN is a full id; without it every run in the data folder is compared. Exits with 1 when something is
+    RUN is as for show; without it every run in the data folder is compared. Exits with 1 when something is
     still missing.
     """
     from telemetry import reconcile as files
@@ -33,7 +33,9 @@ def reconcile(run: str | None, journal: str | None) -> None:
     compared = [one for one in found if one.lost is not None]
     events, sent = sum(one.events for one in compared), sum(one.missing for one in compared)
     click.echo(
-        f"{events} events of {len(compared)} runs compared; {sent} were missing and sent again.", err=True
+        f"{events} events of {len(compared)} run{'' if len(compared) == 1 else 's'} compared;"
+        f" {sent} were missing and sent again.",
+        err=True,
     )
     sys.exit(FINDINGS if any(one.why for one in found) else 0)
 

@@ -125,7 +125,7 @@ def _repository(settings: Settings, git: Git, worktree: str | None) -> tuple[str
     remote = git.remote()
     if remote:
         return without_credentials(remote), "remote"
-    return (worktree, "path") if worktree else (None, None)
+    return (git.main_worktree() or worktree, "path") if worktree else (None, None)
 
 
 def without_credentials(url: str) -> str:
@@ -159,6 +159,11 @@ class Git:
     def worktree(self) -> str | None:
         """The top folder of the worktree."""
         return self.ask("rev-parse", "--show-toplevel")
+
+    def main_worktree(self) -> str | None:
+        """The folder of the repository that this worktree is linked to, so that all of them are one place."""
+        common = self.ask("rev-parse", "--path-format=absolute", "--git-common-dir")
+        return common.removesuffix("/.git") if common else None
 
     def head(self) -> str | None:
         """The commit that is checked out."""

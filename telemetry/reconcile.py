@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent_shim import spool
-from agent_shim.errors import AgentTelemetryError
+from agent_shim.errors import AgentTelemetryError, NotFound
 from telemetry import places
 from telemetry.deliverer import Journals, Target
 from telemetry.settings import Settings
@@ -41,10 +41,10 @@ class Reconciled(NamedTuple):
 
 
 def reconcile(settings: Settings, environ: Mapping[str, str], run: str | None = None) -> Iterator[Reconciled]:
-    """Compare the files of every run, or of `run`, with their journals, the oldest run first."""
+    """Compare the files of every run, or of the one that `run` names, with their journals, oldest first."""
     journals = Journals(settings, environ)
     try:
-        for name in [run] if run else _runs(settings.home):
+        for name in _runs(settings.home) if run is None else [_named(settings.home, run)]:
             folders = [places.run_folder(settings.home, name), places.delivered_folder(settings.home, name)]
             yield _reconciled(journals, settings, name, [folder for folder in folders if folder.is_dir()])
     finally:
@@ -55,6 +55,15 @@ def _runs(home: Path) -> list[str]:
     delivered = home / "delivered"
     names = {entry.name for entry in delivered.iterdir()} if delivered.is_dir() else set()
     return sorted({*names, *places.runs(home)})
+
+
+def _named(home: Path, name: str) -> str:
+    """The one run in the data folder whose id is `name`, or begins or ends with it. Raises `NotFound`."""
+    found = [run for run in _runs(home) if name and (run.startswith(name) or run.endswith(name))]
+    if len(found) == 1:
+        return found[0]
+    what = f"{name!r} names {len(found)} runs" if found else f"There is no run {name!r}"
+    raise NotFound(f"{what} in {home}.", hint="agent-telemetry reconcile compares all of them.")
 
 
 def _reconciled(journals: Journals, settings: Settings, run: str, folders: list[Path]) -> Reconciled:
@@ -92,10 +101,14 @@ def _send(journal: Target, run: str, files: Mapping[str, Path], held: Ranges) ->
 
 def _events(path: Path) -> Iterator[tuple[bytes, int]]:
     """The events of a file with their numbers."""
-    for line in spool.read(path):
-        seq = sequence_number(line.body) if line.body is not None else None
-        if line.body is not None and seq is not None:
-            yield line.body, seq
+    read, begun = 0, -1
+    while read > begun:  # a piece of the file at a time
+        begun = read
+        for line in spool.read(path, begun):
+            read = line.offset
+            seq = sequence_number(line.body) if line.body is not None else None
+            if line.body is not None and seq is not None:
+                yield line.body, seq
 
 
 def _holds(held: Ranges, producer: str, seq: int) -> bool:

@@ -115,7 +115,7 @@ class Setting(NamedTuple):
     """One thing that can be set."""
 
     name: str
-    """Attribute of `Settings`; its flag is ``--name`` with dashes, where a command has one."""
+    """Attribute of `Settings`; its flag is ``--name`` with dashes (`_flag`), where a command has one."""
     variable: str
     key: str | None
     """Dotted key in ``config.toml``; ``None``: cannot be set for the whole data folder."""
@@ -409,16 +409,20 @@ def _value(
 
 def _origin(setting: Setting, source: str) -> str:
     return {
-        "option": f"--{setting.name.replace('_', '-')}",
+        "option": _flag(setting),
         "environment": f"the variable {setting.variable}",
         "config": f"{CONFIG}, key {setting.key}",
         "default": "the default",
     }[source]
 
 
+def _flag(setting: Setting) -> str:
+    return "--endpoint" if setting.name == "otlp_endpoint" else f"--{setting.name.replace('_', '-')}"
+
+
 def _way_out(setting: Setting, source: str) -> str:
     return {
-        "option": f"--{setting.name.replace('_', '-')} {setting.example}",
+        "option": f"{_flag(setting)} {setting.example}",
         "environment": f"{setting.variable}={setting.example}",
         "config": f'{setting.key} = "{setting.example}"',
     }[source]

@@ -136,6 +136,18 @@ def test_disabled_means_nothing_is_hooked_and_nothing_written(
     assert not data_home.exists()
 
 
+def test_a_data_folder_that_cannot_be_written_is_said_once_and_costs_nothing(
+    server: ScriptedServer, data_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_home.write_text("a file is in the way")
+    with agent_shim.run():
+        ask(server)
+    said = capsys.readouterr().err
+    assert said.startswith(f"agent-telemetry: not recorded: {data_home}: ")
+    assert said.count("\n") == 1
+    assert len(server.ledger.requests) == 1
+
+
 def test_a_data_folder_that_is_not_absolute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENT_TELEMETRY_HOME", "relative/folder")
     with pytest.raises(SettingsError, match="AGENT_TELEMETRY_HOME"):

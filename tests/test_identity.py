@@ -154,6 +154,16 @@ def test_the_repository_is_given_or_the_remote_or_the_path(
     assert repository(repo="https://a:b@host/x?token=c") == ("https://host/x", "option")
 
 
+def test_a_linked_worktree_is_of_the_same_repository(
+    identity: Callable[..., Identity], worktree: Worktree, tmp_path: Path
+) -> None:
+    worktree.git("worktree", "add", "-q", "--detach", str(tmp_path / "linked"))
+    environ = {**os.environ, "AGENT_TELEMETRY_HOME": str(tmp_path / "home")}
+    linked = identify(Settings.load(environ), ("trae-cli",), str(tmp_path / "linked"), environ, way="run")
+    assert linked.worktree == str(tmp_path / "linked")
+    assert linked.repository == identity().repository == str(worktree.folder)
+
+
 @pytest.mark.parametrize(
     ("url", "clean"),
     [

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from agent_shim.errors import NotFound
+from agent_shim.events import ProcessFinished
 from telemetry import deliverer
 from telemetry.journal import Journal
 from telemetry.reconcile import Reconciled, reconcile
 from telemetry.settings import Settings
-from tests.recordings import RUN, example_run
+from tests.recordings import RUN, Recording, example_run
 from tests.test_sink import RunningSink
 
 pytest_plugins = ("tests.backends",)
@@ -72,6 +74,34 @@ def test_what_was_never_delivered_is_sent_too(home: Path, place: str) -> None:
     settings, environ = settings_of(home, place)
     (found,) = reconcile(settings, environ)
     assert found == Reconciled(RUN, len(bodies), len(bodies), 0, None)
+
+
+def test_a_file_of_many_megabytes_is_compared_to_its_end(home: Path) -> None:
+    """A spool file is read eight megabytes at a time."""
+    recording = Recording(home / "spool")
+    producer = recording.process()
+    for _ in range(200):
+        producer.append(ProcessFinished(outcome="exited", stdout_tail="x" * 100_000))
+    (path,) = producer.folder.glob("*.log")
+    assert path.stat().st_size > 9 * 2**20
+    settings, environ = settings_of(home, str(home / "journal.db"))
+    (found,) = reconcile(settings, environ)
+    assert (found.events, found.missing, found.lost) == (201, 201, 0)
+
+
+@pytest.mark.parametrize("name", [RUN, RUN[-8:], RUN[:12]])
+def test_a_run_is_named_as_for_other_commands(home: Path, name: str) -> None:
+    example_run(home / "spool")
+    settings, environ = settings_of(home, str(home / "journal.db"))
+    (found,) = reconcile(settings, environ, name)
+    assert found.run == RUN
+
+
+def test_a_run_that_is_not_here_is_no_success(home: Path) -> None:
+    example_run(home / "spool")
+    settings, environ = settings_of(home, str(home / "journal.db"))
+    with pytest.raises(NotFound, match="There is no run 'nope' in"):
+        list(reconcile(settings, environ, "nope"))
 
 
 def test_a_number_that_the_journal_has_for_another_event_is_no_loss_to_repair(home: Path, place: str) -> None:
