@@ -4,7 +4,11 @@ Beside it, in the same rounds and on the same core, the limit: ``sqlite3``'s ``e
 event and view rows, ready made, into the same tables with the same commits. The ratio of the two says
 more than either number, which depend on the machine and on what else it does.
 
-    python -m benchmarks.ingest [--rounds 7] [--batches 40] [--profile]
+    python benchmarks/ingest.py [--rounds 7] [--batches 40] [--beside FOLDER] [--profile]
+
+With ``--beside`` another checkout of this project takes the same bytes, in turn with this one, each in a
+process of its own: how a gain is shown on a machine that does other things as well. It prints the tables of
+``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import gc
 import os
 import pstats
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +30,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__" and "--once" not in sys.argv:
+    sys.path.insert(0, str(ROOT))
+
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+import telemetry.sink
 from agent_shim import events
 from agent_shim.attributes import PRODUCER, RUN, SCOPE, SEQ, VERSION
 from agent_shim.canonical import encode
@@ -212,47 +223,67 @@ def _share(rows: list[tuple[Any, ...]], part: int, parts: int) -> list[tuple[Any
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
+    options = argparse.ArgumentParser()
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--batches", type=int, default=40)
+    options.add_argument("--beside", type=Path, help="another checkout of this project")
+    options.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("--profile", action="store_true")
     given = options.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     batches = requests(given.batches)
     gc.freeze()  # what the benchmark itself has made is none of the journal's business
+    gc.set_threshold(getattr(telemetry.sink, "GARBAGE", 700))  # as in the sink
     with tempfile.TemporaryDirectory() as folder:
         if given.profile:
             _profile(lambda: ingest(Path(folder, "profiled.db"), batches, []))
-            return
-        _report(given.rounds, batches, Path(folder))
+        elif given.once:
+            rates: list[Rate] = []
+            ingest(Path(folder, "once.db"), batches, rates)
+            print(*rates[0])
+        else:
+            _report(given.rounds, batches, Path(folder), given.beside)
 
 
-def _report(rounds: int, batches: list[bytes], folder: Path) -> None:
+def _report(rounds: int, batches: list[bytes], folder: Path, other: Path | None) -> None:
     total = len(batches) * RECORDS
     size = sum(map(len, batches)) / total
-    print(f"{total:,} events of {size:,.0f} bytes on the wire, in {len(batches)} requests of {RECORDS}")
+    print(f"{total:,} events in {len(batches)} requests of {RECORDS}, {size:,.0f} bytes each on the wire\n")
     ours: list[Rate] = []
     limit: list[Rate] = []
+    pairs: list[tuple[Rate, Rate]] = []
     for number in range(rounds):
         made = folder / f"ingested-{number}.db"
         ingest(made, batches, ours)
         insert(folder / f"inserted-{number}.db", rows_of(made), len(batches), limit)
-        _print(f"round {number + 1}", ours[-1:], limit[-1:])
-    _print("median", ours, limit)
+        if other:
+            pairs.append((_once(other, len(batches)), _once(ROOT, len(batches))))
+    _table("the journal", ours, "`executemany` of the same rows", limit)
+    if pairs:
+        before, after = zip(*pairs, strict=True)
+        _table("now", list(after), "before", list(before))
     print("load average", *(f"{load:.1f}" for load in os.getloadavg()), "on", os.cpu_count(), "cores")
 
 
-def _print(label: str, ours: list[Rate], limit: list[Rate]) -> None:
-    pairs = list(zip(ours, limit, strict=True))
-    columns = [
-        f"{kind}: ingest {median(a):7,.0f}/s, executemany {median(b):7,.0f}/s, ratio {median(c):.2f}"
-        for kind, a, b, c in (
-            ("wall", [o.wall for o in ours], [i.wall for i in limit], [o.wall / i.wall for o, i in pairs]),
-            ("cpu", [o.cpu for o in ours], [i.cpu for i in limit], [o.cpu / i.cpu for o, i in pairs]),
-        )
-    ]
-    print(f"{label:8}", *columns, sep="   ")
+def _once(checkout: Path, batches: int) -> Rate:
+    """One round by the code of a checkout, in a process of its own."""
+    command = [sys.executable, __file__, "--once", "--batches", str(batches)]
+    environ = os.environ | {"PYTHONPATH": str(checkout.resolve())}
+    told = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+    return Rate(*map(float, told.split()))
+
+
+def _table(one: str, ours: list[Rate], other: str, theirs: list[Rate]) -> None:
+    print("| OTLP bytes to committed rows, SQLite | events/s | lowest to highest | by processor time |")
+    print("|---|---|---|---|")
+    for label, rates in ((one, ours), (other, theirs)):
+        wall = [rate.wall for rate in rates]
+        spread = f"{min(wall):,.0f} to {max(wall):,.0f}"
+        print(f"| {label} | {median(wall):,.0f} | {spread} | {median(rate.cpu for rate in rates):,.0f} |")
+    pairs = list(zip(ours, theirs, strict=True))
+    by_clock, by_core = median(a.wall / b.wall for a, b in pairs), median(a.cpu / b.cpu for a, b in pairs)
+    print(f"| ratio | {by_clock:.2f} | | {by_core:.2f} |\n")
 
 
 def _profile(work: Callable[[], object]) -> None:

@@ -158,9 +158,11 @@ def served(rounds: int, batches: list[bytes], folder: Path, server: Postgres | N
                     rates.setdefault((kind, protocol), []).append(rate([sink], batches, protocol))
                     peak.append(sink.memory_mb())
                     sink.stop()
-    for (kind, protocol), found in rates.items():
-        print(f"{kind:10} {protocol:4}  {statistics.median(found):8,.0f} events/s  ({_spread(found)})")
-    print(f"memory of the sink: {statistics.median(idle):.0f} MB idle, {max(peak):.0f} MB at most")
+    shown = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "http": "HTTP", "grpc": "gRPC"}
+    rows = [(f"{shown[kind]}, {shown[protocol]}", *_told(found)) for (kind, protocol), found in rates.items()]
+    table("from bytes on a socket to committed rows", "events/s", "lowest to highest", rows=rows)
+    memory = {"idle": statistics.median(idle), f"most in {len(peak)} loads": max(peak)}
+    table("memory of the sink", "found", rows=[(label, f"{mb:.0f} MB") for label, mb in memory.items()])
 
 
 def several(rounds: int, batches: list[bytes], folder: Path, server: Postgres | None) -> None:
@@ -168,7 +170,11 @@ def several(rounds: int, batches: list[bytes], folder: Path, server: Postgres | 
     others = [batch.replace(_IDS, _OTHER_IDS) for batch in batches]
     # Connections are dealt to the sinks in turn, and requests to the connections.
     apart = [(batches, others)[at % 2][at] for at in range(len(batches))]
-    ways = {"one sink": (1, apart), "two, runs apart": (2, apart), "two, same runs": (2, batches)}
+    ways = {
+        "one": (1, apart),
+        "two, each with runs of its own": (2, apart),
+        "two that get events of the same runs": (2, batches),
+    }
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, (number, given) in ways.items():
@@ -177,9 +183,11 @@ def several(rounds: int, batches: list[bytes], folder: Path, server: Postgres | 
                 rates[way].append(rate(sinks, given, "http"))
                 for sink in sinks:
                     sink.stop()
+    rows = []
     for way, found in rates.items():
-        ratio = statistics.median(b / a for a, b in zip(rates["one sink"], found, strict=True))
-        print(f"{way:16}  {statistics.median(found):8,.0f} events/s  ({_spread(found)})  {ratio:.2f} of one")
+        ratio = statistics.median(b / a for a, b in zip(rates["one"], found, strict=True))
+        rows.append((way, *_told(found), f"{ratio:.2f}"))
+    table("sinks on one PostgreSQL", "events/s", "lowest to highest", "of one sink", rows=rows)
 
 
 # --- beside COPY ----------------------------------------------------------------------------------------
@@ -199,9 +207,12 @@ def beside_copy(rounds: int, batches: list[bytes], folder: Path, server: Postgre
                 ours.append(total / (time.perf_counter() - began))
             limit.append(total / copy(place, other, len(batches)))
     ratio = statistics.median(a / b for a, b in zip(ours, limit, strict=True))
-    print(f"journal    {statistics.median(ours):8,.0f} events/s  ({_spread(ours)})")
-    print(f"COPY       {statistics.median(limit):8,.0f} events/s  ({_spread(limit)})")
-    print(f"journal to COPY: {ratio:.2f}")
+    rows = [
+        ("decode, fold, `COPY` of events and views, commit", *_told(ours)),
+        ("`COPY` of the same rows, ready made, with as many commits", *_told(limit)),
+        ("ratio", f"{ratio:.2f}", ""),
+    ]
+    table("PostgreSQL beside its limit, in one process", "events/s", "lowest to highest", rows=rows)
 
 
 def copy(source: str, target: str, commits: int) -> float:
@@ -244,9 +255,13 @@ def disk(batches: list[bytes], folder: Path, server: Postgres | None) -> None:
         with journal.engine.connect() as connection:
             body = connection.execute(text("SELECT avg(length(body)) FROM event")).scalar_one()
     size = path.stat().st_size / events  # closed, so that the write-ahead log is in it
-    print(f"an event: {body:,.0f} bytes, {sent:,.0f} on the wire; SQLite {size:,.0f} bytes")
-    if server is None:
-        return
+    rows = [("the event itself", f"{body:,.0f}"), ("on the wire", f"{sent:,.0f}"), ("SQLite", f"{size:,.0f}")]
+    if server is not None:
+        rows.append(("PostgreSQL", f"{_on_postgresql(batches, folder, server):,.0f}"))
+    table("bytes per event, with its rows in all views", "found", rows=rows)
+
+
+def _on_postgresql(batches: list[bytes], folder: Path, server: Postgres) -> float:
     with place_of("postgresql", folder, server) as place, Journal.open(place) as journal:
         asked = text("SELECT pg_database_size(current_database())")
         with journal.engine.connect() as connection:
@@ -254,12 +269,14 @@ def disk(batches: list[bytes], folder: Path, server: Postgres | None) -> None:
         for batch in batches:
             journal.ingest(otlp.decode_logs(batch, otlp.PROTOBUF).bodies, "benchmark")
         with journal.engine.connect() as connection:
-            print(f"PostgreSQL {(connection.execute(asked).scalar_one() - before) / events:,.0f} bytes")
+            grown = connection.execute(asked).scalar_one() - before
+    return float(grown / (len(batches) * RECORDS))
 
 
 def cost(rounds: int, folder: Path) -> None:
     """``cost --by commit`` as the number of calls grows, the number of commits staying at 100."""
     path, book = folder / "cost.db", PriceBook({}, "benchmark")
+    rows: list[tuple[str, ...]] = []
     with Journal.open(path) as journal:
         for number in range(1, 101):
             run = Told(number).start(commit=f"{number:040x}")
@@ -273,7 +290,8 @@ def cost(rounds: int, folder: Path) -> None:
             elapsed = list(islice(_asked(journal, book), rounds + 2))[2:]
             stored = _count(journal)
             assert stored == calls, stored
-            print(f"cost --by commit over {calls:9,} calls: {statistics.median(elapsed) * 1000:6.1f} ms")
+            rows.append((f"{calls:,} calls", f"{statistics.median(elapsed) * 1000:.0f} ms"))
+    table("`cost --by commit`, 100 commits", "found", rows=rows)
 
 
 def _asked(journal: Journal, book: PriceBook) -> Iterator[float]:
@@ -303,8 +321,15 @@ def _count(journal: Journal) -> int:
         return int(connection.execute(text("SELECT count(*) FROM llm_call")).scalar_one())
 
 
-def _spread(found: list[float]) -> str:
-    return f"{min(found):,.0f} to {max(found):,.0f}"
+def table(*head: str, rows: Sequence[tuple[str, ...]]) -> None:
+    """As it stands in ``docs/benchmarks.md``."""
+    for line in (head, ("---",) * len(head), *rows):
+        print("| " + " | ".join(line) + " |")
+    print(flush=True)
+
+
+def _told(found: list[float]) -> tuple[str, str]:
+    return f"{statistics.median(found):,.0f}", f"{min(found):,.0f} to {max(found):,.0f}"
 
 
 def main() -> None:

@@ -33,8 +33,8 @@ from .projections import RunFold
 from .rows import at
 from .views import Identity, Views
 
-CACHED_EVENTS = 100_000
-"""Events in the folds that are kept between batches: about 1.3 kB of memory each."""
+CACHED_EVENTS = 50_000
+"""Events in the folds that are kept between batches: about 1.7 kB of memory each."""
 
 _ATTEMPTS = 5
 """How often a transaction is tried that PostgreSQL gave up, or that met another writer of its numbers."""

@@ -165,6 +165,19 @@ def _same(read: Callable[[object], Any], names: str) -> _Fields:
     return {name: _as(name, read) for name in names.split()}
 
 
+def _requested(value: object) -> str | None:
+    """Tool calls as JSON text; where the arguments stand in full, without their hash."""
+    if type(value) is not list:
+        return as_json(value)
+    return as_json([_without_hash(item) if type(item) is dict else item for item in value])
+
+
+def _without_hash(asked: dict[str, Any]) -> dict[str, Any]:
+    if asked.get("arguments") is None:
+        return asked
+    return {name: value for name, value in asked.items() if name != "arguments_sha256"}
+
+
 _CALL_STARTED: _Fields = {
     **_same(text, "surface path host provider mode"),
     **_same(flag, "asynchronous stream"),
@@ -175,7 +188,8 @@ _CALL_FINISHED: _Fields = {
     **_same(text, "ended error_type error_message error_code error_param http_request_id response_id"),
     **_same(text, "response_status model tier"),
     **_same(small, "http_status requests"),
-    **_same(as_json, "finish_reasons tool_calls usage"),
+    **_same(as_json, "finish_reasons usage"),
+    "tool_calls": _as("tool_calls", _requested),
     "api_ns": _as("api_s", seconds),
     "backoff_ns": _as("backoff_s", seconds),
     "first_chunk_ns": _as("first_chunk_s", seconds),
@@ -187,7 +201,8 @@ _TURN_STARTED: _Fields = {
 }
 _TURN_FINISHED: _Fields = {
     **_same(text, "ended error_type error_message model"),
-    **_same(as_json, "tool_calls usage"),
+    **_same(as_json, "usage"),
+    "tool_calls": _as("tool_calls", _requested),
     "finish_reason": _as("finish_reasons", lambda reason: as_json([reason])),
 }
 _REQUEST_STARTED: _Fields = {
