@@ -33,6 +33,7 @@ class Call:
         "backoff_ns",
         "begin",
         "body",
+        "content_encoding",
         "content_type",
         "first_chunk_ns",
         "first_ns",
@@ -69,6 +70,7 @@ class Call:
         self.http_request_id: str | None = None
         self.body: bytes | None = None
         self.content_type = ""
+        self.content_encoding: str | None = None
         self.watched = False
         """Whether the response is unread and ends the call when its body ends."""
         self.open = True
@@ -108,6 +110,7 @@ class Call:
         self.http_request_id = headers.get("x-request-id")
         self.body = body
         self.content_type = headers.get("content-type", "")
+        self.content_encoding = headers.get("content-encoding")
         findings = Findings()
         if response.status_code >= 400:
             self._read_error(findings, body)
@@ -126,6 +129,12 @@ class Call:
             error_message=findings.error_message,
         )
         self.recorder.record(event, begin=begin)
+
+    def read_body(self, findings: Findings, body: bytes) -> None:
+        """Read a whole body as the HTTP client unpacked it, or did not."""
+        findings.read_body(body, self.content_type, self.surface)
+        if findings.not_decoded and self.content_encoding:
+            findings.not_decoded += f" (content encoding {self.content_encoding[:40]})"
 
     def _read_error(self, findings: Findings, body: bytes | None) -> None:
         if body:
@@ -147,7 +156,7 @@ class Call:
             return
         findings = Findings(self.recorder.content)
         if self.body is not None:
-            findings.read_body(self.body, self.content_type, self.surface)
+            self.read_body(findings, self.body)
         elif not self.requests:
             findings.not_decoded = "no request was seen"
         self.finish("completed", findings)
@@ -157,7 +166,7 @@ class Call:
         findings = Findings(self.recorder.content)
         ok = self.http_status is not None and self.http_status < 400
         if self.body is not None and ok:
-            findings.read_body(self.body, self.content_type, self.surface)
+            self.read_body(findings, self.body)
         self.finish("cancelled" if is_cancellation(error) else "failed", findings, error)
 
     def finish(

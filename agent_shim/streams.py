@@ -43,9 +43,8 @@ class BodyWatch:
         self.reading = 0
         self._pieces: list[bytes] = []
         self._size = 0
-        self._type = call.content_type
         self.events: EventStream | None = None
-        if "event-stream" in self._type or (call.stream and "json" not in self._type):
+        if "event-stream" in call.content_type or (call.stream and "json" not in call.content_type):
             self.events = EventStream(self.findings, take_usage_out=call.usage_added)
         _open.add(self)
 
@@ -79,7 +78,7 @@ class BodyWatch:
             elif self._size > MAX_DECODED:
                 self.findings.not_decoded = f"body of {self._size} bytes is not decoded"
             elif self.findings.not_decoded is None:
-                self.findings.read_body(b"".join(self._pieces), self._type, self.call.surface)
+                self.call.read_body(self.findings, b"".join(self._pieces))
         except Exception as error:
             self.call.recorder.failed("streams.at_end", error)
         self.finish("completed")

@@ -3,10 +3,11 @@
     python benchmarks/peers.py [rounds]
 
 Each round runs every subject once, in a process of its own, in the environment that ``make generations``
-makes for them (``requirements/peers.txt``). CPU time of the client's process against a scripted server in
-another one; the table has medians over the rounds, as difference to the bare client of the same round. The
-others are as their own documentation switches them on, exporting to memory, and without content where they
-can. Ours has every event on the disk when the call returns; theirs keep spans in memory.
+makes for them (``requirements/peers.txt``), against a scripted server in another process. A process measures
+its columns bare, switches the subject on, and measures them again: what is printed is the difference, CPU
+time of the client's process, medians over the rounds. The others are as their own documentation switches
+them on, exporting to memory, and without content where they can. Ours has every event on the disk when the
+call returns; theirs keep spans in memory.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-SUBJECTS = {
-    "bare": {},
+SUBJECTS: dict[str, dict[str, str]] = {
     "ours": {},
+    "ours, with content": {"AGENT_TELEMETRY_CONTENT": "on"},
     "genai-openai 1.3b0": {},
     "OpenLLMetry 0.62.4": {},
     "OpenLLMetry 0.62.4, no content": {"TRACELOOP_TRACE_CONTENT": "false"},
@@ -50,45 +51,62 @@ def switch_on(subject: str) -> None:
 
     way = {"genai": "genai_openai", "OpenLLMetry": "openllmetry", "OpenInference": "openinference"}
     name = subject.split()[0].split("-")[0]
-    if subject == "ours":
+    if subject.startswith("ours"):
         import agent_shim
 
         agent_shim.instrument()
-    elif subject != "bare":
+    else:
         getattr(peer_side, way.get(name, name.lower()))()
 
 
 def measure(subject: str, url: str) -> dict[str, float]:
-    """Run in the process of one subject: all its columns."""
+    """Run in the process of one subject: what it adds, in all columns, and what is spent without it."""
     import openai
 
-    from benchmarks.capture import history
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    client = openai.OpenAI(base_url=url, api_key="sk-benchmark-0123456789")
+    bare, before = columns(client), peak_mb()
     start = time.process_time()
     switch_on(subject)
-    found = {"import ms": (time.process_time() - start) * 1e3}
+    added = {"import ms": (time.process_time() - start) * 1e3}
+    # a client of its own: not every instrumentation sees those made before it
     client = openai.OpenAI(base_url=url, api_key="sk-benchmark-0123456789")
-    chat: Any = client.chat.completions.create
-    ask: Any = client.responses.create
+    captured = columns(client)
+    added |= {name: captured[name] - value for name, value in bare.items()}
+    added["memory MB"] = peak_mb() - before
+    return added | {f"bare {name}": value for name, value in bare.items()}
+
+
+def columns(client: Any) -> dict[str, float]:
+    from benchmarks.capture import history
+
+    chat, ask = client.chat.completions.create, client.responses.create
     hello, turns = [{"role": "user", "content": "hello"}], history(40)
     usage = {"include_usage": True}
-    found["call"] = cpu(lambda: chat(model="gpt-5", messages=hello), 60)
     stream = cpu(lambda: list(chat(model="gpt-5", messages=hello, stream=True, stream_options=usage)), 4)
-    found["chat chunk"] = stream / CHUNKS
-    found["responses chunk"] = cpu(lambda: list(ask(model="gpt-5", input="hello", stream=True)), 4) / CHUNKS
-    found["turn of 40"] = cpu(lambda: chat(model="gpt-5", messages=turns), 15)
-    found["memory MB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return found
+    events = cpu(lambda: list(ask(model="gpt-5", input="hello", stream=True)), 4)
+    return {
+        "call": cpu(lambda: chat(model="gpt-5", messages=hello), 60),
+        "chat chunk": stream / CHUNKS,
+        "responses chunk": events / CHUNKS,
+        "turn of 40": cpu(lambda: chat(model="gpt-5", messages=turns), 15),
+    }
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def cpu(work: Callable[[], object], times: int) -> float:
-    """CPU microseconds of one execution, after one to warm up."""
-    work()
-    start = time.process_time()
-    for _ in range(times):
+    """CPU microseconds of one execution, after some to warm up; the median of five parts."""
+    for _ in range(max(1, times // 5)):
         work()
-    return (time.process_time() - start) / times * 1e6
+    parts = []
+    for _ in range(5):
+        start = time.process_time()
+        for _ in range(max(1, times // 5)):
+            work()
+        parts.append((time.process_time() - start) / max(1, times // 5) * 1e6)
+    return statistics.median(parts)
 
 
 def run(python: Path, subject: str, url: str) -> dict[str, float]:
@@ -127,15 +145,18 @@ def main() -> None:
     results = [{subject: run(python, subject, url) for subject in SUBJECTS} for _ in range(rounds)]
     here.send(None)
     server.join(5)
-    print(f"{rounds} rounds, medians; CPU us beyond the bare client of the same round")
-    print(f"{'':34}" + "".join(f"{column:>16}" for column in COLUMNS))
+    print(f"openai {PEERS.openai}, {rounds} rounds, medians\n")
+    print("| CPU µs added | " + " | ".join(COLUMNS) + " |")
+    print("|---" * (len(COLUMNS) + 1) + "|")
+    everything = [one for round_ in results for one in round_.values()]
+    print(row("bare client, beside it", everything, [f"bare {name}" for name in COLUMNS]))
     for subject in SUBJECTS:
-        cells = []
-        for column in COLUMNS:
-            base = 0.0 if subject == "bare" else 1.0
-            values = [one[subject][column] - base * one["bare"][column] for one in results]
-            cells.append(f"{statistics.median(values):16.1f}")
-        print(f"{subject:34}" + "".join(cells))
+        print(row(subject, [round_[subject] for round_ in results], COLUMNS))
+
+
+def row(name: str, found: list[dict[str, float]], columns: Sequence[str]) -> str:
+    cells = [statistics.median(one[c] for one in found) if c in found[0] else None for c in columns]
+    return f"| {name} | " + " | ".join("" if cell is None else f"{cell:.1f}" for cell in cells) + " |"
 
 
 if __name__ == "__main__":

@@ -439,6 +439,27 @@ def threads(url):
         return sorted(pool.map(one, range(16)))
 
 
+def collected_in_the_middle(url):
+    """Streams left open in cycles while the collector runs all the time, in the middle of whatever else runs."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def leave(_):
+        stream = openai_client.chat.completions.create(model="gpt-5", messages=HELLO, stream=True)
+        holder = [stream]
+        holder.append(holder)
+        return seen(next(iter(stream)))
+
+    usual = gc.get_threshold()
+    try:
+        with client(url) as openai_client, ThreadPoolExecutor(4) as pool:
+            gc.set_threshold(1, 20, 1000)
+            found = sorted(pool.map(leave, range(24)), key=str)
+            gc.collect()
+            return len(found)
+    finally:
+        gc.set_threshold(*usual)
+
+
 def main():
     for argument in sys.argv[1:]:
         scenario, _, url = argument.partition("=")

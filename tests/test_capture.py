@@ -95,6 +95,28 @@ def with_cost(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def two_choices(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**v, "choices": [*v["choices"], *({**c, "index": 1} for c in v["choices"])]} for v in objects]
+
+
+def zstd(body: bytes) -> bytes:
+    """`body` as one frame of one uncompressed block (RFC 8878, section 3.1.1)."""
+    frame = bytes.fromhex("28b52ffd") + b"\x60" + (len(body) - 256).to_bytes(2, "little")
+    return frame + (len(body) << 3 | 1).to_bytes(3, "little") + body
+
+
+COMPLETION = {
+    "id": "chatcmpl-zstd",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-5",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "x" * 300}, "finish_reason": "stop"}
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+}
+ZSTD = Raw(zstd(json.dumps(COMPLETION).encode()), delivery=Delivery(headers={"content-encoding": "zstd"}))
+
 SCENARIOS: dict[str, Scenario] = {
     "chat": once(Answer("hi", usage=FULL)),
     "chat_tools": Scenario([calls(*TWO), Answer("done")], ["completed"] * 2),
@@ -159,6 +181,12 @@ SCENARIOS: dict[str, Scenario] = {
     "chat__null_choices": once(Answer("hi", usage=FULL, reshape=null_choices)),
     "chat_stream__null_tool_index": once(Answer(tool_calls=TWO, usage=FULL, reshape=null_tool_index)),
     "chat__further_fields": once(Answer("hi", usage=FULL, reshape=with_cost)),
+    "chat__two_choices": once(Answer("hi", usage=FULL, reshape=two_choices)),
+    "chat_stream__two_choices": once(Answer("one two", usage=FULL, reshape=two_choices)),
+    "collected_in_the_middle": Scenario(
+        [Answer("one two three", usage=FULL)] * 24, ["closed_early or abandoned"] * 24, 24
+    ),
+    "chat__zstd": once(ZSTD, "completed or failed"),
     "threads": Scenario([Answer("hi", usage=FULL)] * 16, ["completed"] * 16),
 }
 
@@ -305,6 +333,16 @@ def test_nothing_of_ours_failed_and_every_hook_took(captured: Outcome) -> None:
     assert spools.events(captured.home, "hook.failed") == []
     attached = {e["data"]["target"]: e for e in spools.events(captured.home, "hook.attached")}
     assert attached["openai"]["data"]["points"] == ["SyncAPIClient.request", "AsyncAPIClient.request"]
+
+
+def test_a_body_that_the_client_cannot_unpack_is_not_decoded_and_says_so(captured: Outcome) -> None:
+    """Where its HTTP library has no zstd."""
+    (row,) = calls_of(captured, "chat__zstd")
+    if row["ended"] == "failed":
+        assert row["input_tokens"] is None
+        assert row["usage_reason"].endswith("(content encoding zstd)")
+    else:
+        assert row["input_tokens"] == 3
 
 
 def test_retries_of_the_client_are_requests_of_one_call(captured: Outcome) -> None:
