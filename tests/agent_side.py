@@ -440,7 +440,7 @@ def threads(url):
 
 
 def collected_in_the_middle(url):
-    """Streams left open in cycles while the collector runs all the time, in the middle of whatever else runs."""
+    """Streams left open in cycles while the collector runs all the time, whatever else goes on."""
     from concurrent.futures import ThreadPoolExecutor
 
     def leave(_):
