@@ -18,7 +18,7 @@ from typing import NamedTuple
 import click
 
 from agent_shim import attributes, events
-from telemetry import cli, settings
+from telemetry import cli, settings, tables
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -52,6 +52,17 @@ those who send to it; without a token it listens on the loopback interface alone
 MODULES = """\
 A module may import those of its own layer and of the layers below it, with a lower number. The list is the
 contract in `pyproject.toml`, and `make contracts` holds it."""
+
+JOURNAL = """\
+The journal is a SQLite file or a PostgreSQL database that any SQL tool opens; `agent-telemetry doctor` says
+where it is. Where `--json` gives a row of a table, its fields are the columns.
+
+```console
+$ sqlite3 -readonly journal.db "SELECT model, count(*), sum(input_tokens) FROM llm_call GROUP BY model"
+```
+
+Totals are not made by adding up columns: a `NULL` is a hole that SQL's `sum` passes over in silence.
+`agent-telemetry cost` says what its totals lack. A column marked * is part of the table's key."""
 
 COMMANDS = """\
 Each command as it explains itself with `-h`."""
@@ -132,6 +143,16 @@ def modules_page() -> str:
     return _page(lines)
 
 
+def journal_page() -> str:
+    """The tables, in the order of the module."""
+    lines = [*_head("The journal", "telemetry/tables.py", JOURNAL), ""]
+    lines += [_prose(inspect.getdoc(tables) or "").partition("\n\n")[2]]
+    for node in ast.parse(inspect.getsource(tables)).body:
+        if isinstance(node, ast.ClassDef):
+            lines += ["", *_table(node)]
+    return _page(lines)
+
+
 def commands_page() -> str:
     """Every command with its own help."""
     lines = _head("Commands", "telemetry/cli.py", COMMANDS)
@@ -142,6 +163,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "events.md": events_page,
     "attributes.md": attributes_page,
     "settings.md": settings_page,
+    "journal.md": journal_page,
     "commands.md": commands_page,
     "modules.md": modules_page,
 }
@@ -173,6 +195,23 @@ def _event(kind: ast.ClassDef) -> list[str]:
         kind_of = member.annotation.removesuffix(" | None").replace("|", "\\|")
         lines.append(f"| `{member.name}`{always} | `{kind_of}` | {_cell(member.meaning)} |")
     return lines
+
+
+def _table(kind: ast.ClassDef) -> list[str]:
+    row = getattr(tables, kind.name)
+    meanings = {member.name: member.meaning for member in _members(kind.body)}
+    lines = [f"## `{row.__tablename__}`", "", _named_by_table(_cell(ast.get_docstring(kind) or ""))]
+    lines += ["", "| column | type | meaning |", "|---|---|---|"]
+    for column in row.__table__.columns:
+        key = "*" if column.primary_key else ""
+        meaning = _named_by_table(_cell(meanings.get(column.name, "")))
+        lines.append(f"| `{column.name}`{key} | {column.type} | {meaning} |")
+    return lines
+
+
+def _named_by_table(text: str) -> str:
+    """A text in which classes of the module are called what their tables are called."""
+    return re.sub(r"`(\w+Row)`", lambda match: f"`{getattr(tables, match[1]).__tablename__}`", text)
 
 
 def _command(command: click.Command, name: str, above: click.Context | None) -> Iterator[str]:

@@ -84,6 +84,8 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 """What runs can be grouped by → the columns that make a group."""
 _DAY: tuple[Any, Any] = (literal_column("1"), literal_column("10"))
 """Where the day stands in a stored time. No parameters: PostgreSQL would not see two as the same."""
+_DIGITS = 12
+"""Digits behind the point of an amount: far below a price per token, far above the noise of a binary sum."""
 _OF_USAGE = ("model", "day")
 """Groupings that divide a run."""
 
@@ -236,7 +238,8 @@ class Group:
         unpriced = self._without_price + max(0, self._calls - self._priced)
         told = [f"{unpriced} of {self._calls} calls unknown"] if unpriced else []
         told += [f"{self._bounded} of {self._calls} calls known in part"] if self._bounded else []
-        return Cost(dict(sorted(self._amounts.items())), "; ".join(told + self._unseen()) or None)
+        amounts = {name: round(amount, _DIGITS) for name, amount in sorted(self._amounts.items())}
+        return Cost(amounts, "; ".join(told + self._unseen()) or None)
 
     def _total(self, value: float | None, missing: int) -> Total:
         told = [f"{missing} of {self._calls} calls unknown"] if missing else []

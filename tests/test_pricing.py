@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -326,6 +328,27 @@ def test_doubao_is_priced_in_yuan_by_input_length() -> None:
         (Decimal("0.016"), "CNY"),
         (Decimal("0.4848"), "CNY"),
     ]
+
+
+def test_the_examples_of_the_page_are_prices() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "prices.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    mine = book(
+        "\n".join(blocks) + "\n[[price]]\nmodel = 'long'\ninput = 1\noutput = 2\n" + long_inputs(page)
+    )
+    assert dollars(mine.price(call("lab-model-7b"))) == Decimal("0.244")
+    assert dollars(mine.price(call("my-deployment"))) == dollars(mine.price(call("azure/gpt-5")))
+    assert dollars(mine.price(call("long", cached_tokens=0))) == Decimal("4")
+    assert dollars(mine.price(call("long", tier="flex", cached_tokens=0))) == Decimal("1.125")
+
+
+def long_inputs(page: str) -> str:
+    """What the table says of ``tiers`` and ``variants``, as it would stand in a file."""
+    tiers = re.findall(r"`(\[\{above.*?\}\])`", page)
+    variants = re.findall(r"`(variants\..*?\})`", page)
+    assert len(tiers) == len(variants) == 1
+    return f"tiers = {tiers[0]}\n{variants[0]}\n"
 
 
 @pytest.mark.parametrize(
