@@ -1,8 +1,6 @@
 """What went wrong in other instrumentations, as tests of ours; each is named after what it prevents.
 
-The rest of that list is where it belongs: retries, streams, polling, raw and streaming responses, generators,
-forks and cancellation in ``test_capture.py``, every surface in ``test_surfaces.py``, other instrumentations
-in ``test_peers.py``, double counting and prices in ``test_projections.py``, ``test_pricing.py``.
+The list is ``docs/prevented.md``; what other files show as a matter of course is there with its test.
 """
 
 from __future__ import annotations
@@ -143,6 +141,17 @@ def test_no_stream_however_cut_is_changed_or_fails(events: list[bytes], data: st
         at += size
     stream.end()
     assert given_back == whole
+
+
+# --- the list ----------------------------------------------------------------------------------------
+
+
+def test_every_bug_of_the_list_has_a_test() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs" / "prevented.md").read_text().splitlines()[8:]]
+    assert len(rows) == 25
+    for row in rows:
+        file, _, name = row[4].strip(" `").partition("::")
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), row[1]
 
 
 # --- a disk that is full, a process that is killed ------------------------------------------------
