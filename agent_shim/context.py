@@ -164,7 +164,7 @@ def run(
     environ = os.environ
     commit, commit_source = _given(commit, environ.get("AGENT_TELEMETRY_COMMIT"))
     repository, repository_source = _given(repository, environ.get("AGENT_TELEMETRY_REPO"))
-    content = environ.get("AGENT_TELEMETRY_CONTENT", "").lower() == "on"
+    content = recorder.is_on(environ, "AGENT_TELEMETRY_CONTENT")
     started = RunStarted(
         way="context",
         agent=agent or Path(sys.argv[0] or "python").stem or None,
@@ -224,7 +224,7 @@ def uninstrument() -> None:
 
 def is_disabled(environ: Mapping[str, str]) -> bool:
     """Whether ``AGENT_TELEMETRY_DISABLED`` asks for nothing to be recorded."""
-    return environ.get("AGENT_TELEMETRY_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
+    return recorder.is_on(environ, "AGENT_TELEMETRY_DISABLED")
 
 
 def _implicit_run() -> Recorder | None:

@@ -165,6 +165,11 @@ def on_first_use(make: Callable[[], Recorder | None] | None) -> None:
     _first_use = make
 
 
+def is_on(environ: Mapping[str, str], switch: str) -> bool:
+    """Whether a variable switches something on."""
+    return environ.get(switch, "").strip().lower() in ("1", "true", "yes", "on")
+
+
 def usage_hosts(setting: str) -> frozenset[str] | None:
     """The value of ``AGENT_TELEMETRY_INCLUDE_USAGE``: ``on``, ``off`` or further hosts, by commas."""
     word = setting.strip().lower()
@@ -186,7 +191,7 @@ def from_environment(environ: Mapping[str, str], hooks: list[str]) -> Recorder |
         spool,
         redactor,
         parent=environ.get("AGENT_TELEMETRY_PARENT"),
-        content=environ.get("AGENT_TELEMETRY_CONTENT", "").lower() == "on",
+        content=is_on(environ, "AGENT_TELEMETRY_CONTENT"),
         usage_hosts=usage_hosts(environ.get("AGENT_TELEMETRY_INCLUDE_USAGE", "")),
     )
 

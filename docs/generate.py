@@ -42,7 +42,8 @@ never as zero. The end of a name is its unit: `_ns`, `_ms`, `_s`, `_bytes`."""
 
 SETTINGS = """\
 An option of a command goes over the variable, the variable over `config.toml` in the data folder, and that
-over the default. An empty variable counts as not set. `agent-telemetry doctor` shows the data folder and the
+over the default. An empty variable counts as not set. A run in one's own code (`with agent_shim.run()`) reads
+the variables alone. `agent-telemetry doctor` shows the data folder and the
 journal that are used.
 
 What is secret comes from the environment alone and is written nowhere: passwords, the headers in

@@ -300,7 +300,9 @@ def coverage_lines(coverage: Coverage) -> list[str]:
             f"{_of_them(coverage.not_captured, 'run')} not captured: the usage is unknown, not zero."
         )
     if coverage.incomplete:
-        lines.append(f"{_of_them(coverage.incomplete, 'run')} not complete: more may still arrive.")
+        lines.append(
+            f"{_of_them(coverage.incomplete, 'run')} not complete: what is missing is unknown, not zero."
+        )
     return lines
 
 

@@ -193,7 +193,7 @@ def test_content_is_kept_only_when_asked_for(
     server.script(Answer("the answer"), Answer("the answer"))
     with agent_shim.run():
         ask(server)
-    monkeypatch.setenv("AGENT_TELEMETRY_CONTENT", "on")
+    monkeypatch.setenv("AGENT_TELEMETRY_CONTENT", "1")
     with agent_shim.run():
         ask(server)
     calls = spools.events(data_home, "llm.call.started"), spools.events(data_home, "llm.call.finished")

@@ -69,9 +69,5 @@ def _refusal(message: str, param: str) -> ApiError:
     return ApiError(400, message, param=param)
 
 
-def _call_ids(items: list[dict[str, Any]], kind: str) -> list[str]:
-    return [str(item.get("call_id")) for item in items if item.get("type") == kind]
-
-
 def _objects(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
