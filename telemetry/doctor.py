@@ -4,7 +4,8 @@ Promises, each with its test in ``tests/test_doctor.py``:
 
 * Every check is named, ends in one of `STATES`, and when it is not ``ok`` says the way out. What cannot
   be found out is ``unknown``, never ``ok``.
-* Looking changes nothing: no journal is made or migrated, nothing is delivered, no agent is started. A
+* Looking changes nothing: no journal is made or migrated, nothing is delivered, no agent is started; its
+  interpreter is, to make one call that stays on this machine. A
   file is made in the data folder and removed again, because nothing else proves that it can be written.
 * No secret is shown: headers and passwords are said to be set.
 """
@@ -30,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import agent_shim
 from agent_shim.errors import AgentTelemetryError
-from telemetry import display, handover, launch, places
+from telemetry import display, handover, launch, places, self_test
 from telemetry.costs import price_book
 from telemetry.database import HEAD, url_of
 from telemetry.estimates import VOCABULARIES, vocabulary
@@ -145,7 +146,10 @@ def _agent(place: Place) -> Iterator[Check]:
         text = f"{command[0]} would be captured if it leads to a Python that reads sitecustomize"
         yield Check("agent", "unknown", text, "name the agent's own program instead of a launcher")
     else:
-        yield _versions(command[0], way.executable, place.environ)
+        versions = _versions(command[0], way.executable, place.environ)
+        yield versions
+        if versions.state == "ok":
+            yield _capture(way.executable, shim, place.environ)
 
 
 def _versions(name: str, interpreter: str, environ: Mapping[str, str]) -> Check:
@@ -172,6 +176,22 @@ def _versions(name: str, interpreter: str, environ: Mapping[str, str]) -> Check:
         text = f"{name} runs in {interpreter} ({', '.join(found)}), which has no openai package"
         return Check("agent", "warn", text, "calls that do not go through it are unknown")
     return Check("agent", "ok", f"{name} is hooked in {interpreter}: {', '.join(found)}")
+
+
+def _capture(interpreter: str, shim: Path, environ: Mapping[str, str]) -> Check:
+    """One call made for real, in the agent's interpreter."""
+    way_out = "the calls of its runs would be unknown; please report this line"
+    try:
+        tried = self_test.try_capture(interpreter, shim, environ)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("capture", "fail", f"one call could not be tried: {error}", way_out)
+    if tried.well:
+        return Check(
+            "capture", "ok", "one call was tried, to a server here: seen with its request and tokens"
+        )
+    seen = f"{tried.calls} calls, {tried.requests} requests, tokens {tried.tokens or 'unknown'}"
+    text = f"one call was tried, to a server here; seen: {seen}"
+    return Check("capture", "fail", "; ".join([text, *tried.failed]), way_out)
 
 
 # --- places --------------------------------------------------------------------------------------

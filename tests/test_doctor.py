@@ -130,6 +130,29 @@ def test_what_would_not_be_seen_is_told_beforehand(
     assert (check.state, said in check.text) == (state, True), check
 
 
+def test_capture_is_tried_with_one_call_that_stays_here(data_home: Path) -> None:
+    check = found(data_home, [sys.executable, "-m", "json.tool"])["capture"]
+    assert check.state == "ok", check
+    assert not list(data_home.glob("spool/*"))
+
+
+def test_a_client_that_changed_under_our_hooks_is_told(data_home: Path, tmp_path: Path) -> None:
+    """A release that renamed what calls pass through: the agent would run on, unseen."""
+    package = tmp_path / "openai"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from . import _base_client\n"
+        "class OpenAI:\n"
+        "    def __init__(self, **options): self.chat = self.completions = self\n"
+        "    def create(self, **options): pass\n"
+    )
+    (package / "_base_client.py").write_text("class SyncAPIClient: pass\nclass AsyncAPIClient: pass\n")
+    check = found(data_home, [sys.executable, "-m", "json.tool"], PYTHONPATH=str(tmp_path))["capture"]
+    assert check.state == "fail"
+    assert "0 calls, 0 requests, tokens unknown" in check.text
+    assert "SyncAPIClient.request" in check.text
+
+
 def test_a_switched_off_recorder_is_told(data_home: Path) -> None:
     assert found(data_home, AGENT_TELEMETRY_DISABLED="1")["recording"].state == "warn"
 
