@@ -12,7 +12,10 @@ Promises, each with its test in ``tests/test_attempts.py``:
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -141,3 +144,17 @@ def _same_commit(column: ColumnElement[str], commit: str) -> ColumnElement[bool]
     shorter = [commit[:length] for length in range(4, len(commit) + 1)]
     longer = and_(column > commit, column < commit + "g")  # behind every hexadecimal digit
     return or_(column.in_(shorter), longer)
+
+
+def main() -> int:
+    """Answer the question of `telemetry.numbers`, on standard input, by a number."""
+    asked = json.load(sys.stdin)
+    number = reserve(
+        asked["journal"], asked["run"], *(name or None for name in asked["key"]), environ=os.environ
+    )
+    sys.stdout.write(f"{number}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -37,7 +37,7 @@ from agent_shim.events import (
     span_id,
 )
 from agent_shim.redaction import Redactor, live_secrets, redact_arguments
-from telemetry import child, descendants, handover, launch, pipeline_files, places
+from telemetry import child, descendants, handover, launch, numbers, pipeline_files, places
 from telemetry.agent_config import configuration
 from telemetry.captures import END_S, START_S, Capture
 from telemetry.command import find_program
@@ -178,7 +178,7 @@ class Recording:
         """Say what is about to run. From here on events exist, or it is known that they cannot."""
         request, settings = self._request, self._settings
         known = identify(settings, request.command, self._cwd, self._environ, way=request.way)
-        admitted = request.admit(self.run_id, known) if request.admit else None
+        admitted = request.admit(self.run_id, known) if request.admit else self._numbered(known)
         self.refusal = admitted if isinstance(admitted, AttemptRefused) else None
         if isinstance(admitted, AttemptReserved):
             self._number = admitted.number
@@ -199,6 +199,14 @@ class Recording:
                 say(f"recording run {self.run_id[-8:]}")
         hooks = SHIM if self._begin else None
         self._launch = launch.decide(self._request.command, self._environ, self._cwd, hooks)
+
+    def _numbered(self, known: Identity) -> AttemptReserved | None:
+        if self._request.attempt is not None:
+            return None
+        try:
+            return numbers.number(self._settings, self._environ, self.run_id, known)
+        except OSError:
+            return None  # the run counts without a number
 
     def refuse(self) -> int:
         """Record that nothing was started; the exit code to end with."""

@@ -42,13 +42,13 @@ def test_a_run_is_events_that_name_each_other(wrap: Wrap) -> None:
     wrapper = next(e["producer"] for e in done.events if e["name"] == "run.started")
     own = [event for event in done.events if event["producer"] == wrapper]
     assert [event["name"] for event in own] == [
-        *("producer.started", "run.started", "tree.captured", "process.started", "process.finished"),
-        *("tree.captured", "patch.captured", "run.finished", "producer.sealed"),
+        *("producer.started", "run.started", "attempt.reserved", "tree.captured", "process.started"),
+        *("process.finished", "tree.captured", "patch.captured", "run.finished", "producer.sealed"),
     ]
-    assert [event["seq"] for event in own] == list(range(1, 10))
-    assert {own[at]["parent"] for at in (2, 3, 5, 6)} == {f"{wrapper}:2"}
-    assert own[4]["begin"] == f"{wrapper}:4"
-    assert own[7]["begin"] == f"{wrapper}:2"
+    assert [event["seq"] for event in own] == list(range(1, 11))
+    assert {own[at]["parent"] for at in (2, 3, 4, 6, 7)} == {f"{wrapper}:2"}
+    assert own[5]["begin"] == f"{wrapper}:5"
+    assert own[8]["begin"] == f"{wrapper}:2"
 
 
 def test_the_end_lists_every_other_producer_of_the_run(wrap: Wrap) -> None:
