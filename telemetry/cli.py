@@ -90,6 +90,10 @@ def main() -> None:
     help="End the agent after this time.",
 )
 @click.option(
+    "--exit-status", type=click.Choice(["agent", "verdict"]), default="agent", show_default=True,
+    help="Whose exit code to give. By the verdict of --policy: 0 pass, 1 fail, 3 unknown.",
+)  # fmt: skip
+@click.option(
     "--cwd", metavar="FOLDER", type=click.Path(exists=True, file_okay=False), help="Where the agent works."
 )
 @click.option(
@@ -117,9 +121,10 @@ def run(
     timeout: float | None,
     cwd: str | None,
     pipeline_files: str | None,
+    exit_status: str,
     **flags: Any,
 ) -> NoReturn:
-    """Run an agent and record it. Gives the agent's own exit code."""
+    """Run an agent and record it. Gives the agent's own exit code, or that of its verdict."""
     from telemetry import wrapper
 
     try:
@@ -138,6 +143,7 @@ def run(
         strict_claims=strict_claims,
         admit=_admission(settings, max_attempts, None if again else policy),
         pipeline_files=str(Path(pipeline_files).absolute()) if pipeline_files else None,
+        exit_by_policy=policy if exit_status == "verdict" else None,
     )
     sys.exit(wrapper.run(request))
 

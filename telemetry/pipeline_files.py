@@ -26,6 +26,12 @@ from telemetry.own_files import PATCH_FILE, content_of
 AGENT_PATCH = "model_patch.agent.diff"
 _AGENT_BRANCH = re.compile(r"agent/(.+)/[0-9a-f]{7,64}")
 _PROMPT_BYTES = 4 << 20
+SETTLED = (
+    *("verdict", "verdict_policy", "verdict_reason", "empty_cause"),
+    *("calls", "calls_reason", "tokens", "tokens_reason", "cost", "cost_reason"),
+)
+_UNSETTLED = dict.fromkeys(SETTLED) | {"settled_reason": "the run is not judged yet"}
+"""What only the journal knows, until `fill`."""
 _STEPS_EXCEEDED = "exceeded maximum steps"
 """TRAE's own words."""
 
@@ -108,6 +114,17 @@ def write_patch(folder: Path, patch: bytes, targets: Iterable[Path]) -> list[Pat
     return [*written, *places]
 
 
+def fill(
+    folder: Path, run_id: str, told: Mapping[str, Any], why: str | None, redact: Callable[[str], str]
+) -> None:
+    """Put verdict, tokens and cost into the files of a run, or why they are unknown. Raises `OSError`."""
+    known = {name: told.get(name) for name in SETTLED} | {"settled_reason": why}
+    for name in ("attempt.json", "journal.json"):
+        content = _object(json.loads(content_of(folder / name).data or b"{}"))
+        if run_id in (content.get("run"), _object(content.get("run_metadata")).get("run_id")):
+            _replace(folder / name, redact(json.dumps(content | known, indent=2)).encode() + b"\n")
+
+
 # --- attempt.json ---------------------------------------------------------------------------------
 
 
@@ -129,6 +146,7 @@ def attempt_file(attempt: Attempt) -> dict[str, Any]:
         "end": _known(attempt.tree("end"), without="moment elapsed_ns"),
         "patch": _known(attempt.patch, without="text text_exact text_reason elapsed_ns"),
         "trajectory": _known(attempt.trajectory),
+        **_UNSETTLED,
     }
 
 
@@ -184,6 +202,7 @@ def journal_file(attempt: Attempt, prompt: Mapping[str, Any]) -> dict[str, Any]:
         },
         "error": failure[1] if failure else None,
         "error_type": failure[0] if failure else None,
+        **_UNSETTLED,
         "timestamps": {"started": attempt.started_at, "written": attempt.finished_at},
     }
 

@@ -37,7 +37,7 @@ from agent_shim.events import (
     span_id,
 )
 from agent_shim.redaction import Redactor, live_secrets, redact_arguments
-from telemetry import child, descendants, handover, launch, numbers, pipeline_files, places
+from telemetry import child, descendants, handover, launch, numbers, pipeline_files, places, settled
 from telemetry.agent_config import configuration
 from telemetry.captures import END_S, START_S, Capture
 from telemetry.command import find_program
@@ -55,6 +55,8 @@ SHIM = Path(str(agent_shim.__file__)).parent
 DRAIN_S = 2.0
 """How long output may still come when the agent and all that it left are gone."""
 DELIVERY_S = 5.0
+VERDICTS, UNDECIDED = {"pass": 0, "fail": 1}, 3
+"""Exit codes by the verdict; a run that could not be judged is like a journal that cannot be reached."""
 REFUSED = 75
 """Exit code when no attempt was left: EX_TEMPFAIL of sysexits.h."""
 HURRY_TREE_S = 3.4
@@ -90,6 +92,8 @@ class RunRequest(NamedTuple):
     """Says whether the run with this id may start; asked before anything is recorded. Never raises."""
     pipeline_files: str | None = None
     """Folder for the files that a pipeline looks for; the stand-in knows its own."""
+    exit_by_policy: str | None = None
+    """Give the verdict under this policy as exit code: 0 pass, 1 fail, 3 unknown."""
 
 
 def run(request: RunRequest) -> int:
@@ -412,7 +416,27 @@ class Recording:
         self._see_delivered(signals)
         if self._request.way == "run" or lost or finished.outcome == "spawn_failed":
             say(self._summary(finished, lost))
-        return code
+        return self._settle(code, signals)
+
+    def _settle(self, code: int, signals: Signals) -> int:
+        """Where it was asked for, see the run judged; the exit code to end with."""
+        rule, folder = self._request.exit_by_policy, self._pipeline_folder()
+        if rule is None and folder is None:
+            return code
+        told: dict[str, Any] = {}
+        why: str | None = "the run was ended from outside, and had to be gone"
+        if signals.ending_at is None:
+            asked = (self._settings, self._environ, self.run_id, rule or "default")
+            told, why = settled.ask(*asked, lambda: signals.ending_at is not None)
+        if folder:
+            try:
+                pipeline_files.fill(folder, self.run_id, told, why, self._redact)
+            except OSError as error:
+                say(f"files for the pipeline not filled: {error.filename or folder}: {error.strerror}")
+        if rule is None:
+            return code
+        say(self._redact(f"verdict {told.get('verdict', 'unknown')}: {told.get('verdict_reason') or why}"))
+        return VERDICTS.get(str(told.get("verdict")), UNDECIDED)
 
     def _look_after(self, finished: ProcessFinished, signals: Signals) -> None:
         """Record what became of the tree, and write the files that a pipeline looks for."""

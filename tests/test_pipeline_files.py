@@ -86,6 +86,8 @@ def test_the_old_shape_has_no_gaps(tmp_path: Path) -> None:
         },
         "error": None,
         "error_type": None,
+        **dict.fromkeys(pipeline_files.SETTLED),
+        "settled_reason": "the run is not judged yet",
         "timestamps": {"started": 1000.0, "written": 1061.5},
     }
 
