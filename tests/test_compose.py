@@ -127,6 +127,32 @@ def test_each_service_can_do_little_and_use_little(compose: Compose) -> None:
         assert name == "volumes" or host["Memory"] > 0, name
 
 
+def test_each_service_comes_back_by_itself_and_is_given_the_time_that_it_needs_to_stop(
+    compose: Compose,
+) -> None:
+    """The sink answers what it has taken for 10 s; the others write what they hold."""
+    services = {name: each for name, each in compose.inspected().items() if name != "volumes"}
+    for name, each in services.items():
+        host = each["HostConfig"]
+        assert host["RestartPolicy"]["Name"] == "unless-stopped", name
+        assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}, (
+            name
+        )
+    given = {name: each["Config"].get("StopTimeout") for name, each in services.items()}
+    del given["collector-health"]  # has nothing to finish
+    assert given == {"postgres": 60, "sink": 20, "jaeger": 30, "otel-collector": 60}
+
+
+def test_collector_and_jaeger_are_no_root_and_own_their_volumes(compose: Compose) -> None:
+    """Both would refuse to start where they could not write; the sink's image has a user of its own."""
+    services = compose.inspected()
+    for name, place in (("otel-collector", "/var/lib/otelcol"), ("jaeger", "/var/lib/jaeger")):
+        assert services[name]["Config"]["User"] == "10001:10001"
+        mounts = {mount["Destination"]: mount["Type"] for mount in services[name]["Mounts"]}
+        assert mounts[place] == "volume"
+    assert services["sink"]["Config"]["User"] not in ("", "0", "root")
+
+
 def test_no_secret_is_in_what_the_engine_shows(compose: Compose) -> None:
     folder = Path(compose.journal.partition("passfile=")[2]).parent
     secrets = [(folder / name).read_text() for name in ("postgres_password", "sink_token")]
