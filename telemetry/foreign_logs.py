@@ -22,6 +22,8 @@ from .rows import REQUEST, TOOL_CALL, Row, at, mapping, number, seconds, text
 EMISSION_NS = 100_000_000
 """How long before its record a call ended at most: records are made in the call's own process, at once."""
 _OK = ("true", True)
+_MAX_COUNT = 2**40
+"""Above any count that is meant, of tokens or of milliseconds."""
 
 
 class ToldCall(NamedTuple):
@@ -60,7 +62,8 @@ class _Record(NamedTuple):
     @property
     def start_ns(self) -> int | None:
         took = _whole(self.given.get("duration_ms"))
-        return None if took is None else self.time_ns - took * 10**6
+        start = None if took is None else self.time_ns - took * 10**6
+        return start if start is not None and start > 0 else None
 
 
 class ForeignLogs:
@@ -237,10 +240,11 @@ def _status(record: _Record) -> int | None:
 def _whole(value: object) -> int | None:
     """A count, as number or as text: of each agent, some numbers are texts."""
     if type(value) is str and value.isdecimal() and len(value) < 19:
-        return int(value)
+        value = int(value)
     if type(value) is float and value.is_integer():
-        return number(int(value))
-    return number(value)
+        value = int(value)
+    count = number(value)
+    return count if count is not None and 0 <= count < _MAX_COUNT else None
 
 
 def _there(said: dict[str, Any]) -> dict[str, Any]:

@@ -242,6 +242,39 @@ def test_records_about_something_else_are_counted() -> None:
     assert logs.foreign > 5
 
 
+HOSTILE: dict[str, Any] = {
+    "model": {"stringValue": "nul \x00 and \ud800 and " + "x" * 2**20},
+    "input_tokens": {"intValue": str(2**63 - 1)},
+    "output_tokens": {"doubleValue": "NaN"},
+    "duration_ms": {"intValue": str(-(2**63))},
+    "ttft_ms": {"doubleValue": "Infinity"},
+    "cost_usd": {"kvlistValue": {"values": [{"key": "", "value": {"bytesValue": "AAE="}}]}},
+    "request_id": {"arrayValue": {"values": [{}, {"arrayValue": {"values": [{"boolValue": True}]}}]}},
+    "": {},
+}
+"""The worst that attributes may be, and may not: of each name, the value."""
+
+
+@pytest.mark.parametrize("times", [("0", "0"), (str(2**64 - 1), "0"), ("0", "1")])
+def test_hostile_values_make_a_row_and_no_fault(place: str, times: tuple[str, str]) -> None:
+    given = [{"key": key, "value": value} for key, value in HOSTILE.items()] * 2
+    given.append({"key": "event.name", "value": {"stringValue": "claude_code.api_request"}})
+    record = {"traceId": "a" * 32, "timeUnixNano": times[0], "observedTimeUnixNano": times[1]}
+    span = {"traceId": "a" * 32, "spanId": "b" * 16, "attributes": [{"key": "llm_request.context"}, *given]}
+    logs = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{**record, "attributes": given}]}]}]}
+    spans_ = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    bodies = decode_logs(json.dumps(logs).encode(), JSON).bodies
+    bodies += decode_spans(json.dumps(spans_).encode(), JSON).events
+    assert len(bodies) == 2
+    with Journal.open(place) as journal:
+        assert journal.ingest(bodies, "test")._asdict() == {
+            "new": 2, "duplicates": 0, "conflicts": 0, "quarantined": 0,
+        }  # fmt: skip
+        with journal.engine.connect() as connection:
+            calls = connection.execute(text("SELECT input_tokens, output_tokens FROM llm_call")).all()
+    assert set(map(tuple, calls)) <= {(None, None)}
+
+
 @every
 def test_it_is_stored_once_and_a_rebuild_gives_the_same_rows(place: str, name: str) -> None:
     bodies = logged(name)
