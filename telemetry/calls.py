@@ -28,15 +28,14 @@ Event = dict[str, Any]
 class Pair:
     """A begin event and its end, as far as they have come."""
 
-    __slots__ = ("began", "began_mono", "ended", "ended_mono", "id", "row")
+    began: Key | None = None
+    ended: Key | None = None
+    began_mono = 0
+    ended_mono = 0
 
     def __init__(self, identity: str, row: Row) -> None:
         self.id = identity
         self.row = row
-        self.began: Key | None = None
-        self.ended: Key | None = None
-        self.began_mono = 0
-        self.ended_mono = 0
 
     @property
     def key(self) -> Key:
@@ -69,19 +68,15 @@ class Pair:
 class Call(Pair):
     """An LLM call, or a turn of the agent."""
 
-    __slots__ = ("api_ns", "method", "missing", "parent", "read", "share")
-
-    def __init__(self, identity: str, row: Row) -> None:
-        super().__init__(identity, row)
-        self.parent: str | None = None
-        self.method: str | None = None
-        """A POST makes a response, a GET fetches one."""
-        self.read: Usage | None = NOTHING
-        """What the usage in its row says; ``None``: to be read again."""
-        self.missing: str | None = None
-        self.api_ns: int | None = None
-        self.share: Share | None = None
-        """What it stands for in the rollup."""
+    parent: str | None = None
+    method: str | None = None
+    """A POST makes a response, a GET fetches one."""
+    read: Usage | None = NOTHING
+    """What the usage in its row says; ``None``: to be read again."""
+    missing: str | None = None
+    api_ns: int | None = None
+    share: Share | None = None
+    """What it stands for in the rollup."""
 
 
 class _Ranked(NamedTuple):

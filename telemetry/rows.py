@@ -175,7 +175,9 @@ def _requested(value: object) -> str | None:
 def _without_hash(asked: dict[str, Any]) -> dict[str, Any]:
     if asked.get("arguments") is None:
         return asked
-    return {name: value for name, value in asked.items() if name != "arguments_sha256"}
+    kept = asked.copy()
+    kept.pop("arguments_sha256", None)
+    return kept
 
 
 _CALL_STARTED: _Fields = {
