@@ -31,7 +31,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import agent_shim
 from agent_shim.errors import AgentTelemetryError
-from telemetry import display, handover, launch, places, self_test
+from telemetry import child, display, handover, launch, places, self_test, stand_in
+from telemetry.command import STAND_IN
 from telemetry.costs import price_book
 from telemetry.database import HEAD, url_of
 from telemetry.estimates import VOCABULARIES, vocabulary
@@ -39,11 +40,17 @@ from telemetry.filters import QUARANTINE, RUN, stored
 from telemetry.reading import exists
 from telemetry.remote import RemoteJournal, is_remote
 from telemetry.reports import Form
-from telemetry.settings import Settings, without_password
+from telemetry.settings import SETTINGS, Settings, without_password
 from telemetry.spooled import Run
 
 STATES = ("ok", "warn", "fail", "unknown")
 KNOWN_AGENTS = ("trae-cli",)
+
+HANDED_ON = {
+    f"AGENT_TELEMETRY_{name}"
+    for name in ("RUN", "PARENT", "INJECT", "PYTHONPATH", "SINK_TOKEN", "SINK_TOKEN_FILE", "IMAGE")
+}
+"""Variables that are no settings: what a wrapper hands on, the sink's token, the image of the stack."""
 
 NETWORK = frozenset(
     (
@@ -90,7 +97,7 @@ def examine(
     """All checks, in the order of an event's way."""
     place = Place(settings, environ, command, now or datetime.now(UTC))
     looks: tuple[Callable[[Place], Iterator[Check]], ...] = (
-        *(_switch, _agent, _data_folder, _disk, _spool, _sqlite, _journal),
+        *(_variables, _switch, _agent, _data_folder, _disk, _spool, _sqlite, _journal),
         *(_prices, _vocabulary, _opentelemetry, _clock),
     )
     return [check for look in looks for check in look(place)]
@@ -123,6 +130,13 @@ _STYLES = {"ok": "", "warn": "yellow", "fail": "bold red", "unknown": "yellow"}
 # --- capture -------------------------------------------------------------------------------------
 
 
+def _variables(place: Place) -> Iterator[Check]:
+    known = {setting.variable for setting in SETTINGS} | HANDED_ON
+    for name in sorted(place.environ):
+        if name.startswith("AGENT_TELEMETRY_") and name not in known:
+            yield Check(name, "warn", "a variable that means nothing", "see docs/settings.md for its name")
+
+
 def _switch(place: Place) -> Iterator[Check]:
     if place.settings.disabled:
         yield Check("recording", "warn", "switched off: agents run plainly", "unset AGENT_TELEMETRY_DISABLED")
@@ -132,6 +146,9 @@ def _agent(place: Place) -> Iterator[Check]:
     command = place.command or next(((name,) for name in KNOWN_AGENTS if shutil.which(name)), ())
     if not command:
         yield Check("agent", "unknown", "none was named", "agent-telemetry doctor -- COMMAND")
+        return
+    if Path(command[0]).name == STAND_IN:
+        yield from _stand_in(place, command[1:])
         return
     shim = Path(str(agent_shim.__file__)).parent
     way = launch.decide(command, place.environ, str(Path.cwd()), shim)
@@ -146,10 +163,26 @@ def _agent(place: Place) -> Iterator[Check]:
         text = f"{command[0]} would be captured if it leads to a Python that reads sitecustomize"
         yield Check("agent", "unknown", text, "name the agent's own program instead of a launcher")
     else:
-        versions = _versions(command[0], way.executable, place.environ)
-        yield versions
-        if versions.state == "ok":
-            yield _capture(way.executable, shim, place.environ)
+        yield from _hooked(command[0], way.executable, place.environ)
+
+
+def _stand_in(place: Place, words: Sequence[str]) -> Iterator[Check]:
+    """What the interpreter stand-in would do with `words`."""
+    python = stand_in.checked(place.settings.python)
+    if isinstance(python, child.Failure):
+        yield Check("agent", "fail", python.message, f"set {stand_in.VARIABLE}")
+    elif not stand_in.is_agent(words):
+        text = f"{STAND_IN} would run this unrecorded: it is not -m of {', '.join(stand_in.AGENT_MODULES)}"
+        yield Check("agent", "warn", text, "record it with agent-telemetry run -- COMMAND")
+    else:
+        yield from _hooked(STAND_IN, python, place.environ)
+
+
+def _hooked(name: str, interpreter: str, environ: Mapping[str, str]) -> Iterator[Check]:
+    versions = _versions(name, interpreter, environ)
+    yield versions
+    if versions.state == "ok":
+        yield _capture(interpreter, Path(str(agent_shim.__file__)).parent, environ)
 
 
 def _versions(name: str, interpreter: str, environ: Mapping[str, str]) -> Check:

@@ -22,7 +22,7 @@ from telemetry.settings import Settings, is_disabled
 
 AGENT_MODULES = ("trae_agent", "codex_agent", "openhands")
 """Packages whose ``-m`` is a run of an agent."""
-_VARIABLE = "AGENT_TELEMETRY_PYTHON"
+VARIABLE = "AGENT_TELEMETRY_PYTHON"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = tuple(sys.argv[1:] if arguments is None else arguments)
     environ = dict(os.environ)
     settings, wrong = _settings(environ)
-    python = _checked(settings.python if settings else environ.get(_VARIABLE))
+    python = checked(settings.python if settings else environ.get(VARIABLE))
     if isinstance(python, child.Failure):
         return _refuse(python)
     command = (python, *words)
@@ -61,11 +61,12 @@ def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, str | None]:
         return None, wrong
 
 
-def _checked(python: str | None) -> str | child.Failure:
-    hint = f"set {_VARIABLE} to the path of the agent's own interpreter"
+def checked(python: str | None) -> str | child.Failure:
+    """The interpreter to stand in for, or why it cannot be started."""
+    hint = f"set {VARIABLE} to the path of the agent's own interpreter"
     if not python:
         return child.Failure("SettingsError", f"{STAND_IN} stands in for no interpreter: {hint}", child.OURS)
-    path, given = Path(python), f"{_VARIABLE}={python}"
+    path, given = Path(python), f"{VARIABLE}={python}"
     if not path.is_file():
         return child.Failure("FileNotFoundError", f"{given}: no such file; {hint}", child.NOT_FOUND)
     if not os.access(path, os.X_OK):

@@ -153,6 +153,31 @@ def test_a_client_that_changed_under_our_hooks_is_told(data_home: Path, tmp_path
     assert "SyncAPIClient.request" in check.text
 
 
+STAND_IN = "agent-telemetry-python"
+
+
+@pytest.mark.parametrize(
+    ("python", "words", "state", "said"),
+    [
+        ("", ["-m", "trae_agent.cli"], "fail", "stands in for no interpreter"),
+        ("/no/such/python", ["-m", "trae_agent.cli"], "fail", "no such file"),
+        (sys.executable, ["-m", "trae_agent.cli"], "ok", f"is hooked in {sys.executable}: openai "),
+        (sys.executable, ["-m", "json.tool"], "warn", "would run this unrecorded"),
+    ],
+)
+def test_the_stand_in_is_looked_through(
+    data_home: Path, python: str, words: list[str], state: str, said: str
+) -> None:
+    check = found(data_home, [STAND_IN, *words], AGENT_TELEMETRY_PYTHON=python)["agent"]
+    assert (check.state, said in check.text) == (state, True), check
+
+
+def test_a_variable_that_means_nothing_is_told(data_home: Path) -> None:
+    checks = found(data_home, AGENT_TELEMETRY_JOURNL="x.db", AGENT_TELEMETRY_RUN="1" * 32)
+    assert checks["AGENT_TELEMETRY_JOURNL"].state == "warn"
+    assert "AGENT_TELEMETRY_RUN" not in checks
+
+
 def test_a_switched_off_recorder_is_told(data_home: Path) -> None:
     assert found(data_home, AGENT_TELEMETRY_DISABLED="1")["recording"].state == "warn"
 
