@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -109,6 +110,9 @@ def run(request: RunRequest) -> int:
     if request.settings.disabled:
         return plainly(request)
     _fill_standard_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Until there is an agent, Ctrl-C is our end; as an exception it would be lost inside an import.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         recording = Recording(request)
         recording.begin()

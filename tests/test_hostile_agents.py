@@ -84,6 +84,26 @@ def test_an_agent_that_is_killed_before_it_began_tells_so_by_its_end(tmp_path: P
     assert os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1]) == -signal.SIGKILL
 
 
+def test_ctrl_c_before_there_is_an_agent_is_the_end(wrap: Wrap, tmp_path: Path) -> None:
+    """While the journal is asked, as here, or a module is imported, where Python loses the exception."""
+    code = f"""
+import os, pathlib, sys, time
+from telemetry import wrapper
+from telemetry.settings import Settings
+def admit(*_):
+    pathlib.Path({str(tmp_path / "asked")!r}).touch()
+    time.sleep(60)
+request = wrapper.RunRequest(("true",), Settings.load(os.environ, {{}}), dict(os.environ), admit=admit)
+sys.exit(wrapper.run(request))
+"""
+    environ = {**os.environ, "AGENT_TELEMETRY_HOME": str(wrap.home)}
+    with subprocess.Popen([PYTHON, "-c", code], env=environ, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        eventually((tmp_path / "asked").exists)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (-signal.SIGINT, b"")
+
+
 # --- what it is given ------------------------------------------------------------------------------
 
 
