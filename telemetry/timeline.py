@@ -267,10 +267,9 @@ def _work(run: Any) -> str:
 def _ending(run: Any) -> str:
     problem = _problem(run)
     said = {"running": "still running", "interrupted": "its recorder died before it could say how"}
-    text = (
-        said.get(run.state)
-        or f"{reports.claimed(run)}, as it says of itself · verified: {reports.verified(run)}"
-    )
+    own_word = run.claimed_success is not None or run.outcome in ("exited", "returned", "raised")
+    by_whom = ", as it says of itself" if own_word else ""  # a signal or a time limit is no claim
+    text = said.get(run.state) or f"{reports.claimed(run)}{by_whom} · verified: {reports.verified(run)}"
     return f"{text} · {problem}" if problem else text
 
 

@@ -356,6 +356,18 @@ def test_a_run_for_people(shown: Callable[[str], str], monkeypatch: pytest.Monke
     assert all(char.isprintable() or char == "\n" for char in story)
 
 
+def test_a_process_that_was_killed_says_nothing_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    killed = Told(1).start(commit=A).finish("signaled", None, signal=9)
+    with priced(tmp_path / "journal.db", killed) as journal:
+        found = queries.timeline(journal.engine, queries.run(journal.engine, "@last"), BOOK)
+    assert "ended     signal 9 · verified: not judged" in text(
+        "table", lambda form: timeline.show(found, form)
+    )
+
+
 @pytest.mark.skipif(vocabulary("o200k_base", os.environ) is None, reason="needs tiktoken's vocabulary")
 def test_an_estimate_is_called_one(tmp_path: Path) -> None:
     run = Told(1).start()
