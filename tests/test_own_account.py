@@ -10,23 +10,25 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from telemetry.testing import Ledger, ScriptedServer, server_error
+from telemetry.testing import Ledger, server_error
 from tests.generations import ROOT
-from tests.verdict_runs import CLI, COMMIT, DONE, EDIT, LOOK, Run, Scenario, bash
+from tests.trae_runs import TraeRun, server_for
+from tests.verdict_runs import CLI, COMMIT, DONE, EDIT, LOOK, Scenario, bash
 from tests.wrapped import Wrap, Wrapped, wrap
 
 __all__ = ["wrap"]
 
 TRAE_LIKE = ROOT / "tests" / "trae_like"
-CUT = "printf '{\"agent_steps\": [' > ../trajectory.json; kill -9 $PPID"
+CUT = "printf '{\"agent_steps\": [' > ../item/trajectory.json; kill -9 $PPID"
 """What is left when the agent dies while it writes its trajectory."""
 SCENARIOS = (
-    Scenario("never done", (EDIT, LOOK, LOOK), ("--max-steps", "3")),
+    Scenario("never done", (EDIT, LOOK, LOOK), max_steps=3),
     Scenario("no edit", (LOOK, DONE)),
     Scenario("untracked only", (bash("echo 'fast = True' > faster.py"), DONE)),
     Scenario("committed only", (EDIT, COMMIT, DONE)),
@@ -39,7 +41,7 @@ class Ended(NamedTuple):
     """A run that is over."""
 
     home: Path
-    run: Run
+    run: TraeRun
     done: Wrapped
     ledger: Ledger
 
@@ -63,10 +65,12 @@ def ended(wrap: Wrap, tmp_path_factory: pytest.TempPathFactory) -> dict[str, End
 
 
 def execute(wrap: Wrap, scenario: Scenario, folder: Path) -> Ended:
-    run = Run(folder, scenario)
-    with ScriptedServer(*scenario.script) as server:
+    folder.mkdir()
+    with server_for(scenario) as server:
+        run = TraeRun(folder, server, scenario)
         done = wrap(
-            *run.command,
+            sys.executable,
+            *run.arguments,
             environ={"PYTHONPATH": str(TRAE_LIKE), **server.environment},
             cwd=run.worktree,
         )
