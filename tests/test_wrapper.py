@@ -264,9 +264,12 @@ def test_the_agent_dies_with_a_killed_wrapper(wrap: Wrap, tmp_path: Path) -> Non
         process.kill()
         process.communicate()
     eventually(lambda: not is_alive(pid))
-    eventually(lambda: len([e for e in wrap.recorded(tmp_path.name) if e["name"] == "producer.sealed"]) == 3)
-    sealed = [e["data"] for e in wrap.recorded(tmp_path.name) if e["name"] == "producer.sealed"]
-    assert sorted(seal["reason"] for seal in sealed) == ["closed", "process gone", "process gone"]
+
+    def seals() -> list[str]:
+        events = wrap.recorded(tmp_path.name)
+        return sorted(event["data"]["reason"] for event in events if event["name"] == "producer.sealed")
+
+    eventually(lambda: seals() == ["closed", "process gone", "process gone"])
 
 
 def test_a_stopped_agent_and_its_wrapper_go_on_together(wrap: Wrap, tmp_path: Path) -> None:
