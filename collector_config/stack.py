@@ -215,7 +215,8 @@ class Stack:
 def main(words: list[str]) -> int:
     """Run the stack until Ctrl-C or SIGTERM."""
     options = _parser().parse_args(words)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background of a script SIGINT is ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         settings = Settings.load(os.environ, {"journal": options.journal})
         ports = Ports(*free_ports()) if options.free_ports else None

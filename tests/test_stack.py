@@ -460,6 +460,26 @@ def test_the_stack_says_where_it_is_and_ctrl_c_stops_all_of_it(
     assert not [pid for pid in started if is_alive(pid)]
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_in_the_background_of_a_script_it_can_be_stopped_too(name: str, tmp_path: Path) -> None:
+    """Shells start what they put there with SIGINT ignored."""
+    for program in ("collector", "jaeger"):
+        binary(program)
+    process = subprocess.Popen(
+        ["sh", "-c", f"trap '' INT; exec {sys.executable} -m collector_config.stack --free-ports"],
+        cwd=ROOT,
+        env={**os.environ, "AGENT_TELEMETRY_HOME": str(tmp_path / "home")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    greeting(process)
+    started = children(process.pid)
+    process.send_signal(signal.Signals[name])
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and len(started) == 3
+    assert not [pid for pid in started if is_alive(pid)]
+
+
 def test_a_program_that_ends_by_itself_ends_the_stack_with_its_last_words(
     foreground: subprocess.Popen[str], tmp_path: Path
 ) -> None:
