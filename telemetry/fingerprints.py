@@ -3,7 +3,8 @@
 Promises, each with its test in ``tests/test_fingerprints.py``:
 
 * Paths, ids, addresses and numbers make no difference; type, status and phase do, so 400 and 429 stay apart.
-* A run that went wrong with nothing to say why is in a group of its own: *nothing recorded*.
+* A run that failed without an error is grouped by the reason of its verdict; one that went wrong with nothing
+  to say why is in a group of its own: *nothing recorded*.
 """
 
 from __future__ import annotations
@@ -136,9 +137,10 @@ def _runs(connection: Connection, tests: Sequence[Any]) -> list[Occurrence]:
 
 
 def _failed(connection: Connection, policy: Policy, tests: Sequence[Any]) -> list[Occurrence]:
-    joined = select(RUN).join(VERDICT, VERDICT.c.run_id == RUN.c.run_id)
+    because = VERDICT.c.reason.label("because")
+    joined = select(RUN, because).join(VERDICT, VERDICT.c.run_id == RUN.c.run_id)
     chosen = joined.where(VERDICT.c.policy == policy.name, VERDICT.c.verdict == "fail", *tests)
     return [
-        Occurrence(row.run_id, "run", None, None, None, None, row.started_at)
+        Occurrence(row.run_id, "verdict", None, None, row.because, None, row.started_at)
         for row in connection.execute(chosen)
     ]

@@ -102,10 +102,10 @@ def run_columns(lines: Sequence[RunLine], zone: tzinfo | None) -> list[Column[Ru
     plainly = ("state", "outcome", "exit_code", "signal", "error_type", "error_message")
     return [
         Column("run_id", _of("run_id"), "RUN", lambda line: short(line.run.run_id)),
-        Column("started_at", started, *_started(lines, zone), extra=1),
+        Column("started_at", started, *_started(lines, zone), extra=2),
         Column("status", lambda line: status(line.run), "CLAIMED", lambda line: claimed(line.run)),
         Column("claimed_success", _of("claimed_success")),
-        Column("verdict", _of("verdict"), "VERIFIED", lambda line: verified(line.run), extra=3),
+        Column("verdict", _of("verdict"), "VERIFIED", lambda line: verified(line.run), extra=1),
         Column("verdict_policy", _of("verdict_policy")),
         Column("verdict_reason", _of("verdict_reason")),
         *(Column(name, _of(name)) for name in plainly),
@@ -120,7 +120,7 @@ def run_columns(lines: Sequence[RunLine], zone: tzinfo | None) -> list[Column[Ru
         Column("calls", _count("calls"), "CALLS", right=True, extra=5),
         *(Column(name, _count(name)) for name in (*OF_CALLS[1:], *OF_TOOLS)),
         *_cost_columns([line.cost for line in lines], lambda line: line.cost),
-        Column("capture", _of("capture"), "RECORD", lambda line: record(line.run), extra=2),
+        Column("capture", _of("capture"), "RECORD", lambda line: record(line.run), extra=3),
         Column("capture_reason", _of("capture_reason")),
         Column("complete", _of("complete")),
         Column("incomplete_reason", _of("incomplete_reason")),

@@ -52,6 +52,8 @@ def judged(found: Sequence[Judged], policy: Policy, form: Form, *, whole: bool) 
     if whole and form.kind == "table" and found:
         display.write_text(form.out)
         display.write_table(form.out, _check_columns(policy), list(found[0].checks))
+        display.write_text(form.out)
+        display.write_text(form.out, f"{found[0].verdict.verdict}: {found[0].verdict.reason}")
 
 
 def _status(one: Judged) -> str:

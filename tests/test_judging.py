@@ -219,7 +219,7 @@ def test_judging_works_on_each_database(place: str, data_home: Path, tmp_path: P
     (line,) = answer("retries", *there)["commits"]
     assert [attempt["verdict"] for attempt in line["attempts"]] == ["pass", "fail"]
     assert [(group["phase"], group["text"]) for group in answer("errors", *there)] == [
-        ("run", "nothing recorded")
+        ("verdict", "the patch is empty: the agent executed no tool call")
     ]
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"repo": "r", "items": [{"item_id": "one", "human": "c" * 40}]}))
