@@ -89,16 +89,25 @@ def live_secrets(environ: Mapping[str, str]) -> list[str]:
     return [secret for secret in found if len(secret) >= MIN_LIVE_LENGTH]
 
 
+_TRAE = frozenset(("trae_agent.cli", "trae-cli"))
+"""To these ``-k`` gives the API key (``trae_agent/cli.py``); to others it is no secret."""
+
+
 def redact_arguments(arguments: Iterable[str]) -> list[str]:
     """A command line with the values of secret options removed (``--api-key X``, ``--token=X``)."""
     out: list[str] = []
     hide_next = False
-    for argument in arguments:
+    words = list(arguments)
+    short = not _TRAE.isdisjoint(word.rpartition("/")[2] for word in words)
+    for argument in words:
         if hide_next and not argument.startswith("-"):
             out.append("[redacted:option]")
             hide_next = False
             continue
-        hide_next = False
+        hide_next = short and argument == "-k"
+        if short and argument.startswith("-k") and not hide_next:
+            out.append("-k[redacted:option]")
+            continue
         name, equals, _ = argument.partition("=")
         if SECRET_NAME.search(name.lstrip("-")) and len(name) <= 64:
             if equals:

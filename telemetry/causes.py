@@ -47,7 +47,10 @@ def of_empty(
     if patch is None or patch["reason"] or patch["bytes"] != 0:
         return None
     seen = _Seen(run, patch, tools, calls, trajectory, failures or {})
-    causes = (_never_ran, _left_out, _reverted, _edits_dropped, _died, _dropped, _gave_up, _never_edited)
+    causes = (
+        *(_never_ran, _left_out, _reverted, _edits_dropped, _died, _dropped, _gave_up),
+        *(_put_back, _never_edited),
+    )
     return next((cause for find in causes if (cause := find(seen)) is not None), None)
 
 
@@ -112,17 +115,23 @@ def _left_out(seen: _Seen) -> Cause | None:
 def _reverted(seen: _Seen) -> Cause | None:
     """Something was changed, and changed back."""
     done = [tool for tool in seen.edits if tool["ended"] == "completed"]
-    commits, files = seen.patch["commit_count"] or 0, json.loads(seen.patch["rewritten"] or "[]")
-    if not (commits or done or files):
-        return None
+    commits = seen.patch["commit_count"] or 0
     what = [_count(commits, "commit")] if commits else []
     what += [_count(len(done), "edit")] if done else []
-    if what:
-        told = f"{' and '.join(what)} were made, and at the end everything is as before"
-    else:
-        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        told = f"{files[0]}{more} was written during the run, and at the end everything is as before"
+    if not what:
+        return None
+    told = f"{' and '.join(what)} were made, and at the end everything is as before"
     return Cause("reverted", told, _ids(done))
+
+
+def _put_back(seen: _Seen) -> Cause | None:
+    """The same, by what cannot be told from other commands; a file may be written again as it was, too."""
+    files = json.loads(seen.patch["rewritten"] or "[]")
+    if not files:
+        return None
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    told = f"{files[0]}{more} was written during the run, and at the end everything is as before"
+    return Cause("reverted", told)
 
 
 def _edits_dropped(seen: _Seen) -> Cause | None:

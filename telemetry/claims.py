@@ -10,6 +10,7 @@ Promises, each with its test in ``tests/test_claims.py``:
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ DEFAULTS = {"parallel_tool_calls": True, "temperature": 1, "top_p": 1, "stream":
 """The API's own, by the OpenAI API reference for Chat Completions and Responses (2025-12)."""
 OF_TOOLS = ("parallel_tool_calls", "tool_choice")
 """Parameters that mean nothing in a request without tools."""
+_WORDS = {"true": True, "false": False, "null": None, "none": None}
+"""As people write them, in JSON and in Python."""
 _NAMED = 20
 """How many events a finding names."""
 
@@ -122,7 +125,7 @@ def _observed(name: str, claimed: Any, calls: Sequence[Any], tools: Sequence[Any
     if name == "model":
         answered = Counter(call.model for call in calls if call.model)
         told = ", ".join(f"{model} answered {n} times" for model, n in answered.items()) or None
-        odd = tuple(call.call_id for call in calls if call.model and not call.model.startswith(str(claimed)))
+        odd = tuple(call.call_id for call in calls if call.model and not _is_model(call.model, str(claimed)))
         return _Side(False if odd else None, told, odd)
     if name != "parallel_tool_calls":
         return _Side(None, None)
@@ -134,7 +137,14 @@ def _observed(name: str, claimed: Any, calls: Sequence[Any], tools: Sequence[Any
     return _Side(bool(claimed), words, (*several, *overlapping))
 
 
+def _is_model(answered: str, claimed: str) -> bool:
+    """Whether it is the model, or a dated state of it: gpt-4-0613 is gpt-4, gpt-4o is not."""
+    return re.fullmatch(re.escape(claimed) + r"(-[0-9][0-9-]*)?", answered) is not None
+
+
 def _value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     try:
         return json.loads(text)
     except ValueError:

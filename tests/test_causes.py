@@ -54,6 +54,7 @@ CASES: list[tuple[str | None, dict[str, Any], dict[str, Any], list[Any], list[An
     ("died", {"state": "interrupted", "outcome": None, "exit_code": None}, {}, [], []),
     ("died", {"exit_code": 1}, {}, [], []),
     ("reverted", {}, {"rewritten": '["a.py"]'}, [tool("completed", "bash", {"command": "ls"})], []),
+    ("died", {}, {"rewritten": '["a.py"]'}, [], [FAILED]),
     ("never executed", {}, {}, [tool("never executed", "bash", {"command": "make"})], []),
     ("never edited", {}, {}, [tool("never executed", "task_done", {})], []),
     ("failed edits", {}, {}, [tool("failed")], []),

@@ -39,7 +39,13 @@ def test_a_parameter_that_was_never_sent_has_the_apis_default(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("value", "sent", "verdict"),
-    [("false", False, "confirmed"), ("false", True, "refuted"), ("true", True, "confirmed")],
+    [
+        ("false", False, "confirmed"),
+        ("false", True, "refuted"),
+        ("true", True, "confirmed"),
+        ("False", False, "confirmed"),
+        ("True", False, "refuted"),
+    ],
 )
 def test_what_was_sent_decides(tmp_path: Path, value: str, sent: bool, verdict: str) -> None:
     run = begun()
@@ -88,3 +94,20 @@ def test_a_run_that_nobody_saw_is_no_evidence(tmp_path: Path) -> None:
 def test_a_claim_has_a_name_and_a_value(text: str) -> None:
     with pytest.raises(SettingsError, match="asserts nothing"):
         claims.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("answered", "verdict"),
+    [
+        ("gpt-5", "confirmed"),
+        ("gpt-5-2025-08-07", "confirmed"),
+        ("gpt-5-mini", "refuted"),
+        ("gpt-5o", "refuted"),
+    ],
+)
+def test_another_model_that_answers_refutes_although_the_right_one_was_asked(
+    tmp_path: Path, answered: str, verdict: str
+) -> None:
+    run = begun()
+    run.call(started={"model": "gpt-5"}, model=answered)
+    assert check(tmp_path, ended(run, None), "model", "gpt-5").verdict == verdict

@@ -115,3 +115,10 @@ def test_live_secrets_are_values_of_variables_named_so() -> None:
 )
 def test_values_of_secret_options_are_removed(given_: list[str], kept: list[str]) -> None:
     assert redact_arguments(given_) == kept
+
+
+@pytest.mark.parametrize("program", [["/v/bin/trae-cli"], ["python", "-m", "trae_agent.cli"]])
+def test_the_key_that_trae_takes_as_a_short_option_is_removed(program: list[str]) -> None:
+    kept = redact_arguments([*program, "run", "task", "-k", "plain", "-kplain", "-m", "gpt-5"])
+    assert kept == [*program, "run", "task", "-k", "[redacted:option]", "-k[redacted:option]", "-m", "gpt-5"]
+    assert redact_arguments(["pytest", "-k", "name"]) == ["pytest", "-k", "name"]
