@@ -40,7 +40,7 @@ class BodyWatch:
         self.call = call
         self.findings = Findings(call.recorder.content)
         self.over = False
-        self.reading = 0
+        self.reading = False
         self._pieces: list[bytes] = []
         self._size = 0
         self.events: EventStream | None = None
@@ -204,7 +204,7 @@ def watch_error(call: Call, begin: str, response: Any) -> None:
 
 def _read(follower: BodyWatch, pieces: Iterator[bytes]) -> Iterator[bytes]:
     while True:
-        follower.reading += 1
+        follower.reading = True
         try:
             chunk = next(pieces)
         except StopIteration:
@@ -213,7 +213,7 @@ def _read(follower: BodyWatch, pieces: Iterator[bytes]) -> Iterator[bytes]:
             follower.broken(error)
             raise
         finally:
-            follower.reading -= 1
+            follower.reading = False
         seen = follower.feed(chunk)
         if seen:
             yield seen
@@ -224,7 +224,7 @@ def _read(follower: BodyWatch, pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 async def _aread(follower: BodyWatch, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     while True:
-        follower.reading += 1
+        follower.reading = True
         try:
             chunk = await pieces.__anext__()
         except StopAsyncIteration:
@@ -233,7 +233,7 @@ async def _aread(follower: BodyWatch, pieces: AsyncIterator[bytes]) -> AsyncIter
             follower.broken(error)
             raise
         finally:
-            follower.reading -= 1
+            follower.reading = False
         seen = follower.feed(chunk)
         if seen:
             yield seen
