@@ -60,6 +60,7 @@ def test_a_run_tells_its_start_its_end_and_its_patch(wrap: Wrap, top: Path) -> N
     names = [event["name"] for event in done.events]
     assert names[1:] == [
         "run.started",
+        "attempt.reserved",
         "tree.captured",
         "process.started",
         "process.finished",
