@@ -145,7 +145,7 @@ def main() -> None:
     results = [{subject: run(python, subject, url) for subject in SUBJECTS} for _ in range(rounds)]
     here.send(None)
     server.join(5)
-    print(f"openai {PEERS.openai}, {rounds} rounds, medians\n")
+    print(f"{rounds} rounds, medians\n")
     print("| CPU µs added | " + " | ".join(COLUMNS) + " |")
     print("|---" * (len(COLUMNS) + 1) + "|")
     everything = [one for round_ in results for one in round_.values()]
