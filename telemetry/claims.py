@@ -5,6 +5,7 @@ Promises, each with its test in ``tests/test_claims.py``:
 * Transmitted and observed are told apart. What contradicts a claim refutes it, in either; what agrees
   confirms it; where neither says anything there is no evidence, which is not agreement.
 * A parameter that was not sent has the API's own default, where that is known; both are said.
+* A limit of tokens is the same one under each of its names; the answer says under which it was sent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ DEFAULTS = {"parallel_tool_calls": True, "temperature": 1, "top_p": 1, "stream":
 """The API's own, by the OpenAI API reference for Chat Completions and Responses (2025-12)."""
 OF_TOOLS = ("parallel_tool_calls", "tool_choice")
 """Parameters that mean nothing in a request without tools."""
+_LIMIT = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""One limit: in Chat Completions formerly and now, and in Responses (OpenAI API reference, 2025-12)."""
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 """As people write them, in JSON and in Python."""
 _NAMED = 20
@@ -45,6 +48,11 @@ def parse(text: str) -> tuple[str, str]:
         hint = "write NAME=VALUE, such as parallel_tool_calls=false"
         raise SettingsError(f"the claim {text!r} asserts nothing", hint=hint)
     return name.strip(), value.strip()
+
+
+def names(name: str) -> tuple[str, ...]:
+    """What a parameter may be called in a request, its own name first."""
+    return (name, *(other for other in _LIMIT if name in _LIMIT and other != name))
 
 
 def check(
@@ -86,24 +94,27 @@ def _finding(verdict: str, by: _Side, sent: _Side, seen: _Side) -> Finding:
 
 
 def _transmitted(name: str, claimed: Any, calls: Sequence[Any]) -> _Side:
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for call in calls:
         if call.source == "wire":
             found.setdefault(_sent(name, call), []).append(call.call_id)
     if not found:
         return _Side(None, None)
-    odd = [call for value, those in found.items() if _agrees(name, claimed, value) is False for call in those]
-    even = [call for value, those in found.items() if _agrees(name, claimed, value) for call in those]
-    words = "; ".join(_told(name, value, len(those)) for value, those in found.items())
+    said = [(_agrees(name, claimed, value), those) for (_, value), those in found.items()]
+    odd = [call for agrees, those in said if agrees is False for call in those]
+    even = [call for agrees, those in said if agrees for call in those]
+    words = "; ".join(_told(name, *sent, len(those)) for sent, those in found.items())
     return _Side(False if odd else True if even else None, words, tuple(odd or even))
 
 
-def _sent(name: str, call: Any) -> str:
-    """The value in a request as JSON; empty when it was not sent."""
+def _sent(name: str, call: Any) -> tuple[str, str]:
+    """The name in a request, and the value as JSON; empty when it was not sent."""
     if name == "model":
-        return json.dumps(call.model_requested)
+        return name, json.dumps(call.model_requested)
     parameters = json.loads(call.parameters or "{}")
-    return json.dumps(parameters[name]) if name in parameters else ""
+    present = [one for one in names(name) if one in parameters]
+    limiting = [one for one in present if parameters[one] is not None] or present
+    return (limiting[0], json.dumps(parameters[limiting[0]])) if limiting else (name, "")
 
 
 def _agrees(name: str, claimed: Any, sent: str) -> bool | None:
@@ -112,10 +123,10 @@ def _agrees(name: str, claimed: Any, sent: str) -> bool | None:
     return bool(DEFAULTS[name] == claimed) if name in DEFAULTS else None
 
 
-def _told(name: str, sent: str, number: int) -> str:
+def _told(name: str, called: str, sent: str, number: int) -> str:
     where = f"in {number} request{'' if number == 1 else 's'}"
     if sent:
-        return f"sent as {sent} {where}"
+        return f"sent as {sent if called == name else f'{called}={sent}'} {where}"
     if name in DEFAULTS:
         return f"not sent {where}, where the API's own default is {json.dumps(DEFAULTS[name])}"
     return f"not sent {where}"

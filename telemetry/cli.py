@@ -182,7 +182,11 @@ def _tags(tags: tuple[str, ...]) -> dict[str, str] | None:
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many runs; 30 on a terminal.")
 @reads
 def runs(limit: int | None, journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any) -> None:
-    """List runs, the latest first."""
+    """List runs, the latest first.
+
+    CLAIMED (claimed) is what a run says of itself: how its process ended (status), and what the agent wrote
+    (claimed_success). VERIFIED (verdict) is the latest verdict of a policy.
+    """
     from telemetry import queries, reports
 
     form = form_of(as_json, tz)
@@ -220,7 +224,7 @@ def watch(
     watching = Watch(settings, os.environ, runs)
     watching.wait(interval, lambda line: click.echo(line, err=True))
     with open_reading(journal) as read:
-        watching.run(read, screen_for(sys.stdout, form_of(as_json, None).kind), interval)
+        watching.run(read, lambda: screen_for(sys.stdout, form_of(as_json, None).kind), interval)
     sys.exit(FINDINGS if exit_status and any(has_failed(one) for one in watching.ended) else 0)
 
 

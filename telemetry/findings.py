@@ -13,16 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from telemetry import display, faults
-from telemetry.claims import DEFAULTS
+from telemetry.claims import DEFAULTS, names
 from telemetry.display import Column
 from telemetry.queries import Timeline
 from telemetry.reports import Form
 
-_NAMES = {
-    "max_tokens": ("max_output_tokens", "max_completion_tokens", "max_tokens"),
-    "max_completion_tokens": ("max_completion_tokens", "max_output_tokens"),
-}
-"""Name in an agent's configuration → names of the same thing in requests."""
 _NEVER_SENT = ("max_retries", "provider", "base_url", "api_version", "model_provider", "model")
 """What an agent is configured with and no request is meant to carry."""
 
@@ -43,7 +38,7 @@ def differences(timeline: Timeline, sent: Mapping[str, Mapping[str, int]]) -> li
     for name, values in timeline.configured.items():
         if name in _NEVER_SENT or not sent:
             continue
-        same = [alias for alias in _NAMES.get(name, (name,)) if set(sent.get(alias, ())) - {"absent"}]
+        same = [alias for alias in names(name) if set(sent.get(alias, ())) - {"absent"}]
         carried = {value: n for alias in same for value, n in sent[alias].items() if value != "absent"}
         for value in values:
             if value != "null" and {_plain(one) for one in carried} != {_plain(value)}:

@@ -103,7 +103,8 @@ def run_columns(lines: Sequence[RunLine], zone: tzinfo | None) -> list[Column[Ru
     return [
         Column("run_id", _of("run_id"), "RUN", lambda line: short(line.run.run_id)),
         Column("started_at", started, *_started(lines, zone), extra=2),
-        Column("status", lambda line: status(line.run), "CLAIMED", lambda line: claimed(line.run)),
+        Column("claimed", lambda line: claimed(line.run), "CLAIMED"),
+        Column("status", lambda line: status(line.run)),
         Column("claimed_success", _of("claimed_success")),
         Column("verdict", _of("verdict"), "VERIFIED", lambda line: verified(line.run), extra=1),
         Column("verdict_policy", _of("verdict_policy")),
@@ -180,7 +181,8 @@ def run_object(line: RunLine) -> dict[str, Any]:
     found["tool_calls_reason"] = found["calls_reason"] or (
         "the execution of tools was not hooked" if found["tool_calls"] is None else None
     )
-    return found | {"status": status(line.run), "models": list(line.models)} | cost_object(line.cost)
+    said = {"claimed": claimed(line.run), "status": status(line.run), "models": list(line.models)}
+    return found | said | cost_object(line.cost)
 
 
 def cost_object(cost: Any) -> dict[str, Any]:

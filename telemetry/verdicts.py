@@ -41,7 +41,8 @@ def judged(found: Sequence[Judged], policy: Policy, form: Form, *, whole: bool) 
     """Judgements that were just made; `whole`: of one run, with its checks."""
     columns: list[Column[Judged]] = [
         Column("run_id", lambda one: one.run.run_id, "RUN", lambda one: short(one.run.run_id)),
-        Column("status", _status, "CLAIMED", lambda one: reports.claimed(one.run)),
+        Column("claimed", lambda one: reports.claimed(one.run), "CLAIMED"),
+        Column("status", lambda one: reports.status(one.run)),
         Column("claimed_success", lambda one: one.run.claimed_success),
         Column("verdict", lambda one: one.verdict.verdict, "VERIFIED"),
         Column("policy", lambda one: one.event.policy),
@@ -56,10 +57,6 @@ def judged(found: Sequence[Judged], policy: Policy, form: Form, *, whole: bool) 
         display.write_text(form.out, f"{found[0].verdict.verdict}: {found[0].verdict.reason}")
 
 
-def _status(one: Judged) -> str:
-    return reports.status(one.run)
-
-
 def _check_columns(policy: Policy) -> list[Column[Any]]:
     return [
         Column("check", lambda check: check.name, "CHECK"),
@@ -72,6 +69,7 @@ def _check_columns(policy: Policy) -> list[Column[Any]]:
 def _judged_object(one: Judged) -> dict[str, Any]:
     return {
         "run_id": one.run.run_id,
+        "claimed": reports.claimed(one.run),
         "status": reports.status(one.run),
         "exit_code": one.run.exit_code,
         "claimed_success": one.run.claimed_success,

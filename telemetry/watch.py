@@ -85,12 +85,13 @@ class Watch:
         with Journal.open(self._settings.journal) as journal:
             return bool(live.current(journal.engine, self._began))
 
-    def run(self, read: Reading, screen: Screen, interval_s: float) -> None:
-        """Show runs until none goes on and none is to come.
+    def run(self, read: Reading, on: Callable[[], Screen], interval_s: float) -> None:
+        """Show runs until none goes on and none is to come. The screen is made once every name is known.
 
         Raises `NotFound` for a name that is none, and `JournalUnreachable`.
         """
         named = [run(read.engine, name).run_id for name in self._names]
+        screen = on()
         try:
             while True:
                 going, over = self._look(read, named)

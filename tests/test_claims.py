@@ -84,6 +84,24 @@ def test_other_parameters(tmp_path: Path, name: str, value: str, verdict: str) -
     assert check(tmp_path, ended(run, None), name, value).verdict == verdict
 
 
+@pytest.mark.parametrize("claimed", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+@pytest.mark.parametrize("sent", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+def test_a_limit_of_tokens_is_one_under_each_of_its_names(tmp_path: Path, claimed: str, sent: str) -> None:
+    run = begun()
+    called(run, started={"parameters": {sent: 4096}, "absent": [claimed]})
+    called(run, started={"parameters": {sent: 4096, "temperature": 1}})
+    found = check(tmp_path, ended(run, None), claimed, "4096")
+    told = "4096" if claimed == sent else f"{sent}=4096"
+    assert (found.verdict, found.reason) == ("confirmed", f"sent as {told} in 2 requests")
+
+
+def test_another_limit_refutes_under_each_of_its_names(tmp_path: Path) -> None:
+    run = begun()
+    called(run, started={"parameters": {"max_tokens": None, "max_completion_tokens": 512}})
+    found = check(tmp_path, ended(run, None), "max_tokens", "4096")
+    assert (found.verdict, found.reason) == ("refuted", "sent as max_completion_tokens=512 in 1 request")
+
+
 def test_a_run_that_nobody_saw_is_no_evidence(tmp_path: Path) -> None:
     run = Told(1).start(capture="none", capture_reason="no hook").finish()
     found = check(tmp_path, run, "parallel_tool_calls", "false")

@@ -133,6 +133,7 @@ def test_claimed_and_verified_stand_side_by_side(home: Path) -> None:
     answer("judge", "--all")
     last, first = answer("runs")
     assert (last["status"], last["claimed_success"], last["verdict"]) == ("exit 0", True, "fail")
+    assert last["claimed"] == "exit 0, success"
     assert (first["status"], first["claimed_success"], first["verdict"]) == ("exit 0", True, "pass")
     shown = answer("show", "00000002")
     assert shown["verdicts"][0]["empty_cause"] == "the agent executed no tool call"

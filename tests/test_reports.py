@@ -71,6 +71,7 @@ def test_runs_as_lines(listed: Callable[[str], str]) -> None:
     assert first == {
         "run_id": whole().run,
         "started_at": "2026-11-23 12:00:00+00:00",
+        "claimed": "exit 0",
         "status": "exit 0",
         "claimed_success": "",
         "verdict": "",

@@ -182,7 +182,9 @@ def test_a_run_that_is_named_is_waited_for_and_no_other(data_home: Path) -> None
     done = subprocess.run([*CLI, "watch", "@last", "--json"], capture_output=True, text=True, timeout=60)
     (line,) = done.stdout.splitlines()
     assert (json.loads(line)["status"], done.stderr, done.returncode) == ("exit 0", "", 0)
-    assert ran("watch", "01234567") == 2
+    none = subprocess.run([*CLI, "watch", "01234567"], capture_output=True, text=True, timeout=60)
+    assert (none.stdout, none.returncode) == ("", 2), "the error is all that is written"
+    assert none.stderr.startswith("agent-telemetry: No run '01234567'")
 
 
 # --- when it ends --------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ def test_it_goes_on_between_two_runs_of_a_plan(
             working.enter_context(at_work(settings.home))
         screen = Seen(5, working.close)
         with reading(settings, os.environ) as read:
-            watching.run(read, screen, 0.05)
+            watching.run(read, lambda: screen, 0.05)
     assert screen.over == ["quick"]
     assert screen.idle == (5 if plan else 0)
 
