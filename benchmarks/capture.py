@@ -177,7 +177,7 @@ def measure_all(url: str, rounds: int) -> None:
     for messages in (10, 40, 100, 1000):
         turn = history(messages)
         work = lambda turn=turn: chat(model="gpt-5", messages=turn)  # noqa: E731
-        times = 4 if messages > 100 else 15
+        times = 4 if messages > 100 else 30
         bare[messages] = compare(f"turn with {messages} messages", work, times, rounds)
     print("\n| CPU µs | bare client | looking | of bare |\n|---|---|---|---|")
     for messages, spent in bare.items():

@@ -88,7 +88,7 @@ def columns(client: Any) -> dict[str, float]:
         "call": cpu(lambda: chat(model="gpt-5", messages=hello), 60),
         "chat chunk": stream / CHUNKS,
         "responses chunk": events / CHUNKS,
-        "turn of 40": cpu(lambda: chat(model="gpt-5", messages=turns), 15),
+        "turn of 40": cpu(lambda: chat(model="gpt-5", messages=turns), 50),
     }
 
 
