@@ -23,7 +23,7 @@ import click
 
 from agent_shim.errors import AgentTelemetryError
 from telemetry import delivery_commands, judge_commands
-from telemetry.judge_commands import policy_option
+from telemetry.judge_commands import K, policy_option
 from telemetry.options import (
     FINDINGS,
     OURS,
@@ -180,20 +180,28 @@ def _tags(tags: tuple[str, ...]) -> dict[str, str] | None:
 @main.command()
 @chooses
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many runs; 30 on a terminal.")
+@policy_option
 @reads
-def runs(limit: int | None, journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any) -> None:
+def runs(
+    limit: int | None, policy: str, journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any
+) -> None:
     """List runs, the latest first.
 
     CLAIMED (claimed) is what a run says of itself: how its process ended (status), and what the agent wrote
-    (claimed_success). VERIFIED (verdict) is the latest verdict of a policy.
+    (claimed_success). VERIFIED (verdict) is the latest verdict of a policy. Below are pass@1, pass@k and n
+    of the commits of all runs that fit, under --policy; away from a terminal on stderr, and in JSON not at
+    all: retries has them.
     """
-    from telemetry import queries, reports
+    from telemetry import judging, outcomes, queries, reports, verdicts
 
-    form = form_of(as_json, tz)
+    rule = judging.policy(Settings.load(os.environ, {"journal": journal}).home, policy)
+    form, filters = form_of(as_json, tz), filters_of(tz=tz, **chosen)
     most = limit or (30 if form.kind == "table" else None)
     with open_reading(journal) as read:
-        found = queries.runs(read.engine, filters_of(tz=tz, **chosen), most + 1 if most else None)
+        found = queries.runs(read.engine, filters, most + 1 if most else None)
+        tried = [] if as_json else outcomes.lines(read.engine, rule, filters)
     reports.runs(found[:most], form, more=len(found) > len(found[:most]), filtered=any(chosen.values()))
+    verdicts.passing(tried, [outcomes.rate(tried, n) for n in (1, K)], rule, form, sys.stderr)
 
 
 @main.command()

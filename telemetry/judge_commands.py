@@ -35,6 +35,8 @@ policy_option = click.option(
     "--policy", default="default", show_default=True, metavar="NAME",
     help="The policy: default, strict, lenient, one of config.toml, or a TOML file.",
 )  # fmt: skip
+K = 3
+"""Of pass@k, where none is asked for."""
 _plan_options = (
     click.option("--from", "source", required=True, type=click.Path(exists=True, dir_okay=False),
                  metavar="PLAN", help="The plan file of the pipeline."),
@@ -121,7 +123,7 @@ def _number(text: str) -> tuple[str, float]:
 @click.option(
     "--over", type=click.IntRange(min=0), default=0, help="Only commits with more attempts than this."
 )
-@click.option("-k", "k", type=click.IntRange(min=1), default=3, show_default=True, help="For pass@k.")
+@click.option("-k", "k", type=click.IntRange(min=1), default=K, show_default=True, help="For pass@k.")
 @chooses
 @reads
 def retries(

@@ -7,7 +7,7 @@ same answer in three forms, as in `telemetry.reports`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from telemetry import display, outcomes, reports
 from telemetry.display import UNKNOWN, Column, cut, duration
@@ -174,6 +174,45 @@ def _rate(one: Rate) -> str:
     if one.value is None:
         return f"pass@{one.k}: {UNKNOWN}, no commit has {one.k} judged attempts."
     return f"pass@{one.k}: {one.value:.1%} (n = {one.commits} commits with at least {one.k} judged attempts)."
+
+
+def passing(found: Sequence[Line], rates: Sequence[Rate], policy: Policy, form: Form, err: TextIO) -> None:
+    """What the attempts came to: below a table of runs, and on `err` beside lines, which are of runs alone.
+
+    No rate stands without the number of commits that it is of, nor without the attempts that are in none.
+    """
+    if not found or form.kind == "json":
+        return
+    told = f"{_decided(found, policy)}; {', '.join(map(_short, rates))}.{_in_no_rate(found)}"
+    if form.kind == "table":
+        display.write_text(form.out, told, "dim")
+    else:
+        err.write(f"agent-telemetry: {display.plain(told)}\n")
+
+
+def _decided(found: Sequence[Line], policy: Policy) -> str:
+    attempts = sum(len(line.attempts) for line in found)
+    solved, failed = (sum(line.verdict == state for line in found) for state in ("pass", "fail"))
+    return (
+        f"{_number(len(found), 'commit')}, {_number(attempts, 'attempt')},"
+        f" policy {policy.name} ({policy.attempt} attempt decides):"
+        f" {solved} solved, {failed} failed, {len(found) - solved - failed} open"
+    )
+
+
+def _in_no_rate(found: Sequence[Line]) -> str:
+    states = [attempt.verdict for line in found for attempt in line.attempts]
+    told = {"not judged (agent-telemetry judge --all)": None, "of unknown verdict": "unknown"}
+    left = [f"{states.count(state)} {what}" for what, state in told.items() if state in states]
+    return f" In no rate: {', '.join(left)}." if left else ""
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _short(one: Rate) -> str:
+    return f"pass@{one.k} {UNKNOWN if one.value is None else f'{one.value:.1%}'} (n = {one.commits})"
 
 
 # --- errors ----------------------------------------------------------------------------------------

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from telemetry import cli, outcomes
+from telemetry import cli, outcomes, verdicts
 from telemetry.costs import price_pending
 from telemetry.journal import Journal
 from telemetry.policies import shipped
 from telemetry.pricing import PriceBook
+from telemetry.reports import Form
 from telemetry.totals import Cost
 from tests.journals import NOON_NS, SECOND, Told, filled
 from tests.judged_runs import failed, solved
@@ -90,6 +92,37 @@ def test_pass_at_k_is_the_unbiased_estimate_over_commits_with_k_attempts(journal
 def test_a_cost_that_is_not_known_makes_the_sum_a_lower_bound() -> None:
     costs = [Cost({"USD": 1.0}), Cost({}, "1 run not captured"), Cost({"EUR": 2.0})]
     assert outcomes.summed(costs) == ({"EUR": 2.0, "USD": 1.0}, "1 run not captured (1 runs)")
+
+
+def test_runs_has_the_rates_and_what_is_in_none(journal: Journal, tmp_path: Path, data_home: Path) -> None:
+    def asked(*words: str) -> tuple[list[str], str]:
+        got = CliRunner().invoke(cli.main, ["runs", "--journal", str(tmp_path / "journal.db"), *words])
+        return got.stdout.splitlines(), got.stderr
+
+    lines, told = asked("--limit", "1")
+    assert len(lines) == 2, "a line of names, and one per run"
+    assert told == (
+        "agent-telemetry: 2 commits, 5 attempts, policy default (any attempt decides): 1 solved, 0 failed,"
+        " 1 open; pass@1 66.7% (n = 1), pass@3 100.0% (n = 1)."
+        " In no rate: 1 not judged (agent-telemetry judge --all), 1 of unknown verdict.\n"
+    )
+    assert asked("--commit", OTHER)[1].endswith(
+        "0 solved, 0 failed, 1 open; pass@1 unknown (n = 0), pass@3 unknown (n = 0)."
+        " In no rate: 1 not judged (agent-telemetry judge --all).\n"
+    )
+    assert (
+        "policy strict (first attempt decides): 0 solved, 0 failed, 2 open" in asked("--policy", "strict")[1]
+    )
+    assert asked("--json")[1] == asked("--commit", "e")[1] == ""
+
+
+def test_below_a_table_of_runs_are_the_rates(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    out, err = StringIO(), StringIO()
+    found = outcomes.lines(journal.engine, DEFAULT)
+    verdicts.passing(found, [outcomes.rate(found, 1)], DEFAULT, Form(out, "table"), err)
+    assert out.getvalue().startswith("2 commits, 5 attempts, policy default (any attempt decides): 1 solved")
+    assert err.getvalue() == ""
 
 
 def test_the_command_says_all_of_it(journal: Journal, tmp_path: Path, data_home: Path) -> None:
