@@ -82,8 +82,8 @@ def columns(client: Any) -> dict[str, float]:
     chat, ask = client.chat.completions.create, client.responses.create
     hello, turns = [{"role": "user", "content": "hello"}], history(40)
     usage = {"include_usage": True}
-    stream = cpu(lambda: list(chat(model="gpt-5", messages=hello, stream=True, stream_options=usage)), 4)
-    events = cpu(lambda: list(ask(model="gpt-5", input="hello", stream=True)), 4)
+    stream = cpu(lambda: list(chat(model="gpt-5", messages=hello, stream=True, stream_options=usage)), 12)
+    events = cpu(lambda: list(ask(model="gpt-5", input="hello", stream=True)), 12)
     return {
         "call": cpu(lambda: chat(model="gpt-5", messages=hello), 60),
         "chat chunk": stream / CHUNKS,
