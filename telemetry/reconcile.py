@@ -45,8 +45,10 @@ def reconcile(settings: Settings, environ: Mapping[str, str], run: str | None = 
     journals = Journals(settings, environ)
     try:
         for name in _runs(settings.home) if run is None else [_named(settings.home, run)]:
-            folders = [places.run_folder(settings.home, name), places.delivered_folder(settings.home, name)]
-            yield _reconciled(journals, settings, name, [folder for folder in folders if folder.is_dir()])
+            try:
+                yield _reconciled(journals, settings, name)
+            except FileNotFoundError:  # moved to `delivered` under our hands, as it is once
+                yield _reconciled(journals, settings, name)
     finally:
         journals.close()
 
@@ -66,7 +68,8 @@ def _named(home: Path, name: str) -> str:
     raise NotFound(f"{what} in {home}.", hint="agent-telemetry reconcile compares all of them.")
 
 
-def _reconciled(journals: Journals, settings: Settings, run: str, folders: list[Path]) -> Reconciled:
+def _reconciled(journals: Journals, settings: Settings, run: str) -> Reconciled:
+    folders = [places.run_folder(settings.home, run), places.delivered_folder(settings.home, run)]
     files = {path.stem: path for folder in folders for path in places.producers(folder)}
     destination = next(filter(None, map(places.read_destination, folders)), places.destination_of(settings))
     events = missing = 0
@@ -81,6 +84,8 @@ def _reconciled(journals: Journals, settings: Settings, run: str, folders: list[
             _send(journal, run, files, held)
             held = journal.held(run)
         lost = sum(not _holds(held, p, seq) for p, path in files.items() for _, seq in _events(path))
+    except FileNotFoundError:
+        raise
     except (AgentTelemetryError, OSError) as error:
         return Reconciled(run, events, missing, None, str(error))
     return Reconciled(run, events, missing, lost, "the journal keeps them in quarantine" if lost else None)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from telemetry.testing import Answer, ScriptedServer
-from tests.wrapped import events_in
+from tests.wrapped import recorded_in
 
 AGENT = """
 import openai, sys, time
@@ -35,8 +35,7 @@ def run(server: ScriptedServer, *words: str) -> tuple[int, str, str]:
 
 
 def recorded(home: Path) -> list[dict[str, object]]:
-    folders = [*home.glob("spool/*"), *home.glob("delivered/*")]
-    return [event for folder in folders for event in events_in(folder)]
+    return [event for events in recorded_in(home) for event in events]
 
 
 def agent(*temperatures: str) -> list[str]:

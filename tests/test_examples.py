@@ -174,7 +174,9 @@ def test_the_commands_that_the_demo_ends_with_work(demo: tuple[Path, str], tmp_p
     done = subprocess.run(
         ["/bin/sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("agent-telemetry: 1 commit, 1 attempt, policy default")
+    assert len(done.stderr.splitlines()) == 1
     assert "lab-model-7b" in done.stdout
 
 

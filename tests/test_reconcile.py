@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from agent_shim import spool
 from agent_shim.errors import NotFound
 from agent_shim.events import ProcessFinished
-from telemetry import deliverer
+from telemetry import deliverer, places, spooled
 from telemetry.journal import Journal
 from telemetry.reconcile import Reconciled, reconcile
 from telemetry.settings import Settings
@@ -87,6 +89,24 @@ def test_a_file_of_many_megabytes_is_compared_to_its_end(home: Path) -> None:
     settings, environ = settings_of(home, str(home / "journal.db"))
     (found,) = reconcile(settings, environ)
     assert (found.events, found.missing, found.lost) == (201, 201, 0)
+
+
+def test_a_run_that_is_moved_while_it_is_compared_is_compared_all_the_same(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deliverer beside it moves each run once it is complete."""
+    bodies = example_run(home / "spool").bodies()
+    settings, environ = settings_of(home, str(home / "journal.db"))
+    read = spool.read
+
+    def moved_first(path: Path, *rest: int) -> Iterator[spool.Line]:
+        if places.run_folder(home, RUN).is_dir():
+            spooled.Run(home, RUN).retire()
+        return read(path, *rest)
+
+    monkeypatch.setattr(spool, "read", moved_first)
+    assert list(reconcile(settings, environ)) == [Reconciled(RUN, len(bodies), len(bodies), 0, None)]
+    assert places.delivered_folder(home, RUN).is_dir()
 
 
 @pytest.mark.parametrize("name", [RUN, RUN[-8:], RUN[:12]])

@@ -93,8 +93,7 @@ class Wrap:
 
     def recorded(self, task: str) -> list[dict[str, Any]]:
         """The events of the run with that task."""
-        for folder in (*self.home.glob("spool/*"), *self.home.glob("delivered/*")):
-            events = events_in(folder)
+        for events in recorded_in(self.home):
             if any(e["data"].get("task") == task for e in events if e["name"] == "run.started"):
                 return events
         return []
@@ -127,7 +126,23 @@ def _hello() -> Any:
     return CaptureFailed(where="test", error_type="none")
 
 
-def events_in(folder: Path) -> list[dict[str, Any]]:
+def recorded_in(home: Path) -> list[list[dict[str, Any]]]:
+    """The events of each run in a data folder, whose deliverer may be moving the runs that are complete."""
+    while True:
+        folders = _run_folders(home)
+        try:
+            found = [_events_in(folder) for folder in folders]
+        except FileNotFoundError:
+            continue
+        if _run_folders(home) == folders:
+            return found
+
+
+def _run_folders(home: Path) -> list[Path]:
+    return [*home.glob("spool/*"), *home.glob("delivered/*")]
+
+
+def _events_in(folder: Path) -> list[dict[str, Any]]:
     """Every event in a run's folder, in stored form, file by file."""
     files = sorted(folder.glob("*.log"))
     return [json.loads(line.body) for file in files for line in spool.read(file) if line.body is not None]
