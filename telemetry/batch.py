@@ -5,6 +5,7 @@ Promises, each with its test in ``tests/test_batch.py``:
 * Nothing is kept but the journal and locks: killed at any moment and started again, it goes on where the
   journal stands. A run that goes on by itself meanwhile is waited for, not started again.
 * Each run reserves its attempt, and is judged when it is over.
+* A journal that cannot be reached for a while holds up what is yet to begin, and ends nothing.
 * After Ctrl-C nothing new begins; the runs under way are told to end, and are recorded.
 """
 
@@ -18,10 +19,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from agent_shim.errors import JournalUnreachable
 from telemetry.filters import Filters
 from telemetry.judging import judge, pending
 from telemetry.outcomes import lines
@@ -34,6 +37,8 @@ from telemetry.settings import Settings
 POLL_S = 0.05
 _OTHERS_S = 0.5
 """How often to look for runs that an earlier start of the plan left under way."""
+JOURNAL_S = 60.0
+"""How long to go on asking a journal that does not answer, when none of our runs is under way."""
 _END = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -60,18 +65,23 @@ class Stopped(Exception):
 def work(
     batch: Batch, rule: Policy, settings: Settings, environ: Mapping[str, str], tell: Callable[[str], None]
 ) -> list[State]:
-    """Work a plan off; the states of its items at the end. Raises `Stopped` after Ctrl-C."""
+    """Work a plan off; the states of its items at the end.
+
+    Raises `Stopped` after Ctrl-C, and `JournalUnreachable` when there is nothing to wait for.
+    """
     running: dict[str, subprocess.Popen[bytes]] = {}
     tried: dict[str, int] = {}
     with at_work(settings.home), _ending() as ended:
+        found = current(batch, rule, settings, environ)
         while True:
-            found = current(batch, rule, settings, environ)
             _start(batch, found, running, tried, settings, environ, tell)
             others = [one.item for one in found if one.item.item_id not in running]
             elsewhere = [item for item in others if is_taken(lock_of(settings, batch, item))]
             if not running and not elsewhere:
                 return found
             _wait(running, bool(elsewhere), ended, tell)
+            ask = partial(current, batch, rule, settings, environ)
+            found = _once_reached(ask, running, ended, tell) or found
             if ended():
                 _stop(running, tell)
                 raise Stopped
@@ -173,6 +183,29 @@ def _wait(
         if over or (elsewhere and not running and time.monotonic() > until):
             return
         time.sleep(POLL_S)
+
+
+def _once_reached(
+    ask: Callable[[], list[State]],
+    running: Mapping[str, subprocess.Popen[bytes]],
+    ended: Callable[[], bool],
+    tell: Callable[[str], None],
+) -> list[State] | None:
+    """What `ask` gives when the journal can be reached; ``None`` when the end is asked for before."""
+    until, told = time.monotonic() + JOURNAL_S, False
+    while not ended():
+        try:
+            return ask()
+        except JournalUnreachable as error:
+            if any(process.poll() is None for process in running.values()):
+                until = time.monotonic() + JOURNAL_S
+            elif time.monotonic() > until:
+                raise
+            if not told:
+                tell(f"{error}; nothing begins until it answers, and what is under way goes on")
+                told = True
+            time.sleep(_OTHERS_S)
+    return None
 
 
 def _stop(running: Mapping[str, subprocess.Popen[bytes]], tell: Callable[[str], None]) -> None:

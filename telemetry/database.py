@@ -8,13 +8,17 @@ Promises, each with its test in ``tests/test_journal.py``:
   existing SQLite journal is copied beside itself before it is upgraded.
 * A journal that a newer version migrated is refused with `JournalTooNew` and left untouched.
 * A SQLite file is readable by its owner only, and a commit has reached the disk when it returns.
+* Any number of processes and threads may open, write and close the same SQLite journal at once; it is
+  whole afterwards (``tests/test_database.py``).
 * No error shows a password.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -38,7 +42,9 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 PATIENCE_S = 15.0
 """How long to wait for another process that writes or migrates the same journal."""
 
+_PATIENCE = "patience_s"
 _RETRY_S = 0.05
+_TURN_S = 0.005
 _PAGE_BYTES = 16384
 """Events are up to some kilobytes: four times SQLite's default leaves a tenth less of the file empty."""
 _MIGRATION_LOCK = 0x6167_656E_745F_746D
@@ -90,7 +96,7 @@ def connect(place: str | Path, *, patience_s: float = PATIENCE_S) -> Engine:
 
 def _engine_options(url: URL, patience_s: float) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": patience_s}}
+        return {"connect_args": {"timeout": patience_s}, "execution_options": {_PATIENCE: patience_s}}
     return {"connect_args": {"connect_timeout": max(2, int(patience_s))}, "pool_pre_ping": True}
 
 
@@ -108,17 +114,20 @@ def reachable(engine: Engine) -> Iterator[None]:
         if engine.url.password:
             reason = reason.replace(str(engine.url.password), "***")
         message = f"The journal {where} cannot be used: {reason}"
-        raise JournalUnreachable(message, hint=_hint(reason)) from error
+        raise JournalUnreachable(message, hint=way_out(reason)) from error
 
 
 _WRITTEN = "Asking a journal also writes prices into it: copy it to where you may write, or name another."
 
 
-def _hint(reason: str) -> str:
+def way_out(reason: str) -> str:
+    """What to do about a database that cannot be used, by what its driver says."""
     known = {
         "locked": "Another process is writing; try again, or end it.",
         "full": "Free some space on its disk; nothing that was acknowledged is lost.",
         "not a database": "The file is something else; name another with --journal.",
+        "malformed": "The file is damaged. Move it away and run agent-telemetry reconcile: a new one is made"
+        " from the events in the data folder.",
         "ermission denied": _WRITTEN,
         "readonly": _WRITTEN,
         "read-only": _WRITTEN,
@@ -136,9 +145,27 @@ def _hint(reason: str) -> str:
 def _make_file(engine: Engine) -> None:
     path = _path(engine)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if not path.exists():
+        _make_private(path)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
+
+
+def _make_private(path: Path) -> None:
+    """An empty file that its owner alone may read, unless somebody was faster.
+
+    Nobody but SQLite may ever open and close a journal that is in use: the close takes away every lock that
+    this process holds on it, whoever took it (fcntl(2)), and another process then removes the log under its
+    hands. So the file has no name yet while it is open here.
+    """
+    fd, unnamed = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(fd)
+    try:
+        os.link(unnamed, path)
+    except OSError:
+        pass  # it is there; or this file system knows no links, and SQLite makes the file by itself
+    finally:
+        Path(unnamed).unlink()
 
 
 def _path(engine: Engine) -> Path:
@@ -179,8 +206,42 @@ def _begin(connection: Connection) -> None:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that will write: committed at the end, rolled back on any exception."""
-    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+    with (
+        _turn(engine),
+        engine.connect().execution_options(writes=True) as connection,
+        connection.begin(),
+    ):
         yield connection
+
+
+@contextmanager
+def _turn(engine: Engine) -> Iterator[None]:
+    """One writer of a SQLite file at a time, its checkpoint included, which SQLite's own lock leaves out.
+
+    Before 3.51.3, two checkpoints at once can corrupt the file (sqlite.org/wal.html, "The WAL-Reset Bug").
+    """
+    if engine.dialect.name != "sqlite" or engine.url.database in (None, "", ":memory:"):
+        yield
+        return
+    path = _path(engine)
+    fd = os.open(path.with_name(f"{path.name}-writer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + engine.get_execution_options().get(_PATIENCE, PATIENCE_S)
+        while not _locked(fd):
+            if time.monotonic() > deadline:
+                raise sqlite3.OperationalError("database is locked")
+            time.sleep(_TURN_S)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # --- migrations -----------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from agent_shim.errors import AgentTelemetryError
 from telemetry import child, display, handover, launch, places, self_test, stand_in
 from telemetry.command import STAND_IN
 from telemetry.costs import price_book
-from telemetry.database import HEAD, url_of
+from telemetry.database import HEAD, url_of, way_out
 from telemetry.estimates import VOCABULARIES, vocabulary
 from telemetry.filters import QUARANTINE, RUN, stored
 from telemetry.reading import exists
@@ -316,10 +316,8 @@ def sqlite_version(found: tuple[int, ...]) -> Check:
     shown = ".".join(map(str, found))
     bad = WAL_RESET_FROM <= found <= WAL_RESET_TO and found not in WAL_RESET_BACKPORTS
     if bad and not any(found[:2] == fixed[:2] and found > fixed for fixed in WAL_RESET_BACKPORTS):
-        text = f"{shown} has the WAL-reset bug: rarely, two checkpoints at once corrupt a journal"
-        return Check(
-            "SQLite", "warn", text, "Python with SQLite 3.51.3 or later; the events stay in delivered/"
-        )
+        text = f"{shown} has the WAL-reset bug: two that write at once can damage a journal; ours take turns"
+        return Check("SQLite", "warn", text, "let nothing else write it, or use SQLite 3.51.3 or later")
     return Check("SQLite", "ok", shown)
 
 
@@ -348,7 +346,7 @@ def _journal(place: Place) -> Iterator[Check]:
             yield from _contents(connection, shown, place.now)
     except SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or error).partition("\n")[0]
-        yield Check("journal", "fail", f"{shown} cannot be asked: {cause}", "check --journal and the server")
+        yield Check("journal", "fail", f"{shown} cannot be asked: {cause}", way_out(cause))
     finally:
         engine.dispose()
 
@@ -366,13 +364,18 @@ def _contents(connection: Connection, shown: str, now: datetime) -> Iterator[Che
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if revision != HEAD:
         newer = str(revision) > HEAD
-        state, way_out = (
+        state, advice = (
             ("fail", "upgrade this program")
             if newer
             else ("warn", "the next command upgrades it, after a backup")
         )
-        yield Check("journal", state, f"{shown} has schema {revision}, this program {HEAD}", way_out)
+        yield Check("journal", state, f"{shown} has schema {revision}, this program {HEAD}", advice)
         return
+    if connection.dialect.name == "sqlite":
+        damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if damage != "ok":
+            yield Check("journal", "fail", f"{shown} is damaged: {damage}", way_out("malformed"))
+            return
     runs, events = connection.execute(select(func.count(), func.sum(RUN.c.events)).select_from(RUN)).one()
     yield Check("journal", "ok", f"{shown}: schema {revision}, {runs} runs, {events or 0} events")
     refused = connection.execute(select(func.count()).select_from(QUARANTINE)).scalar()

@@ -15,9 +15,7 @@ own, bounded, and say where they are.
 from __future__ import annotations
 
 import os
-import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import agent_shim
-from agent_shim import attributes, spool
+from agent_shim import spool
 from agent_shim.events import (
     AttemptRefused,
     AttemptReserved,
@@ -35,15 +33,25 @@ from agent_shim.events import (
     RunFinished,
     RunStarted,
     TreeCaptured,
-    span_id,
 )
 from agent_shim.redaction import Redactor, live_secrets, redact_arguments
-from telemetry import child, descendants, handover, launch, numbers, pipeline_files, places, settled
+from telemetry import (
+    agent_environment,
+    child,
+    descendants,
+    handover,
+    launch,
+    numbers,
+    pipeline_files,
+    places,
+    settled,
+)
 from telemetry.agent_config import configuration
 from telemetry.captures import END_S, START_S, Capture
 from telemetry.command import find_program
-from telemetry.endings import Ending, tell
+from telemetry.endings import Ending
 from telemetry.identity import Identity, identify
+from telemetry.process_end import in_short, not_started, process_finished
 from telemetry.relay import Streams, TerminalMode
 from telemetry.settings import VERSION, Settings, without_password
 from telemetry.spooled import Run
@@ -65,9 +73,6 @@ HURRY_TREE_S = 3.4
 HURRY_S = 4.0
 """From a signal from outside to our end: a pipeline's patience of 5 seconds, less our own exit."""
 _POLL_S = 0.05
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-"""``ru_maxrss`` is in bytes on macOS and in KiB elsewhere (getrusage(2))."""
-_TRACE_PARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class RunRequest(NamedTuple):
@@ -163,13 +168,13 @@ class Recording:
     def __init__(self, request: RunRequest) -> None:
         self._request = request
         self._settings = request.settings
-        self._environ = outside(request.environ)
+        self._environ = agent_environment.outside(request.environ)
         self._cwd = request.cwd or _folder()
         self.run_id = spool.new_id()
         self._redact = Redactor(live_secrets(self._environ))
         folder = places.spool_folder(self._settings.home)
         self._spool = spool.Spool(folder, self.run_id, role="wrapper", redact=self._redact, version=VERSION)
-        self._trace_parent = _trace_parent(self._environ)
+        self._trace_parent = agent_environment.trace_parent(self._environ)
         self._begin = ""
         self._process = ""
         self.refusal: AttemptRefused | None = None
@@ -261,8 +266,7 @@ class Recording:
             if isinstance(started, child.Failure):
                 if streams:
                     streams.abandon()
-                finished = _not_started(started)
-                return self._finish(finished, started.exit_code, signals)
+                return self._finish(not_started(started), started.exit_code, signals)
             return self._watch(started, signals, streams, own_group, before)
 
     def _look_before(self, signals: Signals) -> None:
@@ -309,19 +313,9 @@ class Recording:
         self._process = self._spool.append(event, parent=self._begin)
 
     def _variables(self) -> dict[str, str]:
-        """What the agent's process must know to be part of this run."""
-        settings = self._settings
-        trace = self._trace_parent.split("-")[1] if self._trace_parent else self.run_id
-        resource = self._environ.get("OTEL_RESOURCE_ATTRIBUTES")
-        return {
-            "AGENT_TELEMETRY_HOME": str(settings.home),
-            "AGENT_TELEMETRY_RUN": self.run_id,
-            "AGENT_TELEMETRY_PARENT": self._process,
-            "AGENT_TELEMETRY_CONTENT": "on" if settings.content else "off",
-            "AGENT_TELEMETRY_INCLUDE_USAGE": settings.include_usage,
-            "TRACEPARENT": f"00-{trace}-{span_id(self._process)}-01",
-            "OTEL_RESOURCE_ATTRIBUTES": ",".join(filter(None, (resource, f"{attributes.RUN}={self.run_id}"))),
-        }
+        return agent_environment.variables(
+            self._settings, self._environ, self.run_id, self._process, self._trace_parent
+        )
 
     def _watch(
         self, pid: int, signals: Signals, streams: Streams | None, own_group: bool, before: frozenset[int]
@@ -344,7 +338,10 @@ class Recording:
             claims.stop()
         drained = _drain(streams, ending, signals) if streams else True
         mode.restore()
-        finished, code = self._finished(ending, streams, leftover, drained)
+        tails = {fd: streams.tail(fd) for fd in (1, 2)} if streams else {}
+        finished, code = process_finished(
+            ending, tails, self._redact, leftover, drained=drained, timeout_s=self._request.timeout_s
+        )
         return self._finish(finished, code, signals)
 
     def _watch_claims(self) -> ClaimWatch | None:
@@ -366,35 +363,6 @@ class Recording:
         return watch
 
     # --- its end -----------------------------------------------------------------------------------
-
-    def _finished(
-        self, ending: Ending, streams: Streams | None, leftover: list[dict[str, Any]] | None, drained: bool
-    ) -> tuple[ProcessFinished, int]:
-        tails = {fd: streams.tail(fd) for fd in (1, 2)} if streams else {}
-        texts = {fd: tail.text(self._redact) for fd, tail in tails.items()}
-        told = tell(ending, self._request.timeout_s, texts.get(2))
-        usage = ending.usage
-        event = ProcessFinished(
-            outcome=told.outcome,
-            exit_code=told.exit_code,
-            signal=told.signal,
-            core_dumped=told.core_dumped,
-            error_type=told.error_type,
-            error_message=told.error_message,
-            error_phase=("run" if drained else "collect") if told.error_type else None,
-            grace_expired=ending.grace_expired,
-            stdout_bytes=tails[1].total_bytes if tails else None,
-            stderr_bytes=tails[2].total_bytes if tails else None,
-            stdout_tail=texts.get(1),
-            stderr_tail=texts.get(2),
-            user_ns=_ns(usage.ru_utime) if usage else None,
-            system_ns=_ns(usage.ru_stime) if usage else None,
-            max_rss_bytes=usage.ru_maxrss * _RSS_UNIT if usage else None,
-            signals_forwarded=list(ending.forwarded),
-            leftover=leftover,
-            oom_kills=ending.oom_kills,
-        )
-        return event, told.returns
 
     def _finish(self, finished: ProcessFinished, code: int, signals: Signals) -> int:
         """Write the last events, see them delivered, and say where they are."""
@@ -495,7 +463,7 @@ class Recording:
             where = f"its events wait in {self._spool.folder}, not yet in {journal}"
         else:
             where = f"its events are in {journal}, those of {len(waiting)} of its processes not yet"
-        line = f"run {self.run_id[-8:]} {_in_short(finished)}; {where}"
+        line = f"run {self.run_id[-8:]} {in_short(finished)}; {where}"
         return self._redact(f"{line}; lost: {_losses(lost)}" if lost else line)
 
 
@@ -518,44 +486,7 @@ def _until(signals: Signals, limit_s: float, hurry_s: float) -> Callable[[], flo
     return until
 
 
-def outside(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what a run around us put in to reach its own agent."""
-    clean = dict(environ)
-    if clean.pop("AGENT_TELEMETRY_INJECT", None) is not None:
-        old = clean.pop("AGENT_TELEMETRY_PYTHONPATH", None)
-        clean.pop("PYTHONPATH", None)
-        if old is not None:
-            clean["PYTHONPATH"] = old
-    return clean
-
-
-def _trace_parent(environ: Mapping[str, str]) -> str | None:
-    given = environ.get("TRACEPARENT", "").strip().lower()
-    return given if _TRACE_PARENT.fullmatch(given) else None
-
-
-def _not_started(failure: child.Failure) -> ProcessFinished:
-    return ProcessFinished(
-        outcome="spawn_failed",
-        error_type=failure.error_type,
-        error_message=failure.message,
-        error_phase=failure.phase,
-    )
-
-
-def _in_short(finished: ProcessFinished) -> str:
-    if finished.outcome == "spawn_failed":
-        return f"was not started: {finished.error_type}: {finished.error_message}"
-    if finished.outcome == "exited":
-        return f"exited {finished.exit_code}"
-    return f"{finished.outcome}: {finished.error_message}"
-
-
 def _losses(lost: Mapping[str, int]) -> str:
     return (
         ", ".join(f"{count} ({reason})" for reason, count in sorted(lost.items())) or "nothing can be written"
     )
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)

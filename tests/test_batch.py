@@ -114,6 +114,25 @@ def test_ctrl_c_ends_the_runs_that_are_under_way_and_records_how(folder: Path, d
     assert rows(data_home, "SELECT outcome, signal FROM run") == [("cancelled", signal.SIGTERM)]
 
 
+def test_a_journal_that_is_away_for_a_while_ends_no_batch(folder: Path, data_home: Path) -> None:
+    """Its runs write into the spool meanwhile."""
+    plan(folder, 2)
+    process = start(folder, 1, 1)
+    eventually(lambda: started(folder))
+    journal, away = data_home / "journal.db", data_home / "away.db"
+    journal.rename(away)
+    journal.mkdir()
+    assert process.stderr is not None
+    while b"nothing begins until it answers" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    journal.rmdir()
+    away.rename(journal)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err.decode()
+    assert sorted(started(folder)) == sorted(commits(2)), "each commit was tried once"
+    assert rows(data_home, "SELECT attempt, verdict FROM run") == [(1, "pass")] * 2
+
+
 def test_an_item_that_fails_alike_is_not_tried_for_ever(folder: Path, data_home: Path) -> None:
     plan(folder, 1)
     words = ["--from", str(folder / "plan.json"), "--max-attempts", "9", "--policy", "ended"]
