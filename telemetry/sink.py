@@ -91,7 +91,7 @@ def serve(
 
 
 def _one_heap() -> None:
-    """Have glibc keep one heap for all threads, so that one reuses what another freed: 7 MB less at the peak."""
+    """Have glibc keep one heap for all threads, so that one reuses what another freed: 7 MB less."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if set_option is not None:
         set_option(_M_ARENA_MAX, 1)
