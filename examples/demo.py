@@ -42,7 +42,7 @@ def main() -> None:
                 server.script(*answers)
                 worktree = check_out(repository, commit, folder / f"{commit[:8]}-{number}")
                 record(chapter, commit, worktree, environment)
-    for question in (["runs"], ["cost", "--by", "commit"]):
+    for question in (["judge", "--all"], ["runs"], ["cost", "--by", "commit"]):
         say(f"agent-telemetry {' '.join(question)}")
         subprocess.run([*COMMAND, *question], env=environment, check=True)
     say_what_was_billed(server)
