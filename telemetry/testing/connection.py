@@ -7,17 +7,39 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
-from telemetry.testing.replies import Delivery
-
-if TYPE_CHECKING:
-    from telemetry.testing.server import Rendered, ScriptedServer
+from telemetry.testing.replies import Delivery, Reply
+from telemetry.testing.shapes import Ask
 
 PROCESSING_MS = 7
 """What every answer claims in ``openai-processing-ms``."""
+
+
+class Rendered(NamedTuple):
+    """A reply ready for the wire."""
+
+    reply: Reply
+    status: int
+    content_type: str
+    pieces: list[bytes]
+    streamed: bool
+    """Whether the length is not known in front, so that the body goes out in chunks."""
+    ask: Ask | None = None
+
+
+class Script(Protocol):
+    """Who knows the replies."""
+
+    def exchange(
+        self, method: str, target: str, headers: Mapping[str, str], content: bytes
+    ) -> tuple[Rendered, str]:
+        """The reply to one request, and its request id."""
+
+    def wait_out_a_stall(self) -> bool:
+        """Wait until stalled replies may go on; whether this one may."""
 
 
 class Connection(BaseHTTPRequestHandler):
@@ -47,12 +69,12 @@ class Connection(BaseHTTPRequestHandler):
         """Nothing is printed: the ledger is the log."""
 
     def _exchange(self) -> None:
-        scripted: ScriptedServer = self.server.scripted
+        scripted: Script = self.server.scripted
         content = self.rfile.read(int(self.headers.get("content-length") or 0))
         rendered, request_id = scripted.exchange(self.command, self.path, dict(self.headers), content)
         self._deliver(rendered, request_id, scripted)
 
-    def _deliver(self, rendered: Rendered, request_id: str, scripted: ScriptedServer) -> None:
+    def _deliver(self, rendered: Rendered, request_id: str, scripted: Script) -> None:
         delivery = rendered.reply.delivery
         pieces = _pieces(rendered.pieces, delivery)
         chunked = rendered.streamed or delivery.gzip
@@ -91,7 +113,7 @@ class Connection(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def _fault(self, delivery: Delivery, scripted: ScriptedServer) -> bool:
+    def _fault(self, delivery: Delivery, scripted: Script) -> bool:
         """Commit the fault; whether the reply goes on after it."""
         if delivery.fault == "stall" and scripted.wait_out_a_stall():
             return True

@@ -29,7 +29,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, NamedTuple, TypeAlias
 
 from telemetry.testing import pairing, shapes
-from telemetry.testing.connection import Connection
+from telemetry.testing.connection import Connection, Rendered
 from telemetry.testing.ledger import Billed, Ledger, Received, Requested
 from telemetry.testing.replies import Answer, ApiError, Raw, Reply, model_not_found
 from telemetry.testing.shapes import Ask
@@ -44,18 +44,6 @@ MODELS = ("gpt-5", "gpt-4o")
 """What the list of models holds; a script may name any other."""
 
 _SURFACES = ("/chat/completions", "/responses", "/embeddings", "/moderations")
-
-
-class Rendered(NamedTuple):
-    """A reply ready for the wire."""
-
-    reply: Reply
-    status: int
-    content_type: str
-    pieces: list[bytes]
-    streamed: bool
-    """Whether the length is not known in front, so that the body goes out in chunks."""
-    ask: Ask | None = None
 
 
 class _Stored(NamedTuple):
