@@ -3,8 +3,9 @@
 Promises, each with its test in ``tests/test_fingerprints.py``:
 
 * Paths, ids, addresses and numbers make no difference; type, status and phase do, so 400 and 429 stay apart.
-* A run that failed without an error is grouped by the reason of its verdict; one that went wrong with nothing
-  to say why is in a group of its own: *nothing recorded*.
+* A run that failed by its verdict is grouped by the reason, whatever errors its agent got over on the way;
+  one whose process ended with an error is told by that. What went wrong with nothing to say why is in a group of
+  its own: *nothing recorded*.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _hash(key: tuple[Any, ...]) -> str:
 
 
 def errors(engine: Engine, policy: Policy, filters: Filters | None = None) -> list[Group]:
-    """The errors of the runs that fit, and the runs that failed by `policy` with none recorded."""
+    """The errors of the runs that fit, and why they failed by `policy` where their process did not say it."""
     tests = (filters or Filters()).tests()
     with reachable(engine), engine.connect() as connection:
         found = [
@@ -101,7 +102,7 @@ def errors(engine: Engine, policy: Policy, filters: Filters | None = None) -> li
             *_of(connection, TOOL, "tool", "tool_call_id", TOOL.c.ended.in_(("failed", "raised")), tests),
             *_runs(connection, tests),
         ]
-        told = {one.run_id for one in found}
+        told = {one.run_id for one in found if one.phase == "run"}
         found += [one for one in _failed(connection, policy, tests) if one.run_id not in told]
     return groups(found)
 

@@ -151,7 +151,7 @@ def retries(
 def errors(
     policy: str, examples: int, journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any
 ) -> None:
-    """Show what went wrong, by kind. Runs that failed by the policy without an error are a kind as well."""
+    """Show what went wrong, by kind: errors, and why runs failed by the policy."""
     from telemetry import fingerprints, judging, verdicts
 
     rule = judging.policy(_settings(journal).home, policy)

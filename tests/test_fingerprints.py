@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from telemetry import cli, fingerprints
 from telemetry.policies import shipped
 from tests.journals import filled
-from tests.judged_runs import begun, called, ended, failed
+from tests.judged_runs import EMPTY, begun, called, ended, failed
 from tests.test_outcomes import judged
 
 
@@ -64,3 +64,20 @@ def test_groups_with_status_and_phase_and_one_for_what_was_not_recorded(
     asked = json.loads(CliRunner().invoke(cli.main, ["errors", "--json", *place]).stdout)
     assert {group["fingerprint"] for group in asked} == {group.fingerprint for group in found}
     assert all(len(group["examples"]) == 1 for group in asked)
+
+
+def test_an_error_that_was_got_over_hides_no_reason_of_a_failed_run(tmp_path: Path) -> None:
+    over, killed = begun(1), begun(2)
+    called(over, http_status=429, ended="failed", error_type="RateLimitError", error_message="slow down")
+    called(over, "b:task_done")
+    runs = [
+        ended(over, EMPTY, success=True),
+        ended(killed, EMPTY, outcome="signaled", error_type="Signal:SIGKILL"),
+    ]
+    with filled(tmp_path / "journal.db", *(judged(run, "fail") for run in runs)) as journal:
+        found = fingerprints.errors(journal.engine, shipped()["default"])
+    assert {(group.phase, group.kind, group.runs) for group in found} == {
+        ("call", "RateLimitError", 1),
+        ("run", "Signal:SIGKILL", 1),
+        ("verdict", None, 1),
+    }
