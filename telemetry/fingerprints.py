@@ -4,8 +4,8 @@ Promises, each with its test in ``tests/test_fingerprints.py``:
 
 * Paths, ids, addresses and numbers make no difference; type, status and phase do, so 400 and 429 stay apart.
 * A run that failed by its verdict is grouped by the reason, whatever errors its agent got over on the way;
-  one whose process ended with an error is told by that. What went wrong with nothing to say why is in a group of
-  its own: *nothing recorded*.
+  one whose process ended with an error is told by that. What went wrong with nothing to say why is in a group
+  of its own: *nothing recorded*.
 """
 
 from __future__ import annotations
