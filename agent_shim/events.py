@@ -183,6 +183,17 @@ class ProducerSealed(NamedTuple):
 # --- calls to models ----------------------------------------------------------------------------
 
 
+PARAMETERS = (
+    "background", "conversation", "dimensions", "encoding_format", "frequency_penalty", "include",
+    "logprobs", "max_completion_tokens", "max_output_tokens", "max_tokens", "max_tool_calls", "modalities",
+    "n", "parallel_tool_calls", "presence_penalty", "previous_response_id", "reasoning",
+    "reasoning_effort", "response_format", "seed", "service_tier", "stop", "store", "stream",
+    "stream_options", "temperature", "text", "tool_choice", "top_k", "top_logprobs", "top_p", "truncation",
+    "verbosity",
+)  # fmt: skip
+"""Parameters that are recorded as sent. None of them holds prompt content."""
+
+
 @_named("llm.call.started")
 class CallStarted(NamedTuple):
     """One logical call of a model client began; the client's own retries are requests inside it."""
@@ -203,7 +214,7 @@ class CallStarted(NamedTuple):
     stream: bool | None = None
     model: str | None = None
     parameters: dict[str, Any] | None = None
-    """Request parameters as sent: scalars, and small objects, by a list of known names."""
+    """Request parameters as sent: scalars, and small objects, by the names in `PARAMETERS`."""
     absent: list[str] | None = None
     """Watched parameters that the request did not carry (the API's default applies)."""
     include_usage_added: bool | None = None

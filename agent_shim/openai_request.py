@@ -12,19 +12,10 @@ from functools import lru_cache
 from typing import Any, Mapping, NamedTuple
 
 from .canonical import canonical, digest, encode
+from .events import PARAMETERS
 
 MAX_PARAMETER = 200
 """Characters of JSON up to which a parameter's value is kept; a longer one is told by length and hash."""
-
-PARAMETERS = (
-    "background", "conversation", "dimensions", "encoding_format", "frequency_penalty", "include",
-    "logprobs", "max_completion_tokens", "max_output_tokens", "max_tokens", "max_tool_calls", "modalities",
-    "n", "parallel_tool_calls", "presence_penalty", "previous_response_id", "reasoning",
-    "reasoning_effort", "response_format", "seed", "service_tier", "stop", "store", "stream",
-    "stream_options", "temperature", "text", "tool_choice", "top_k", "top_logprobs", "top_p", "truncation",
-    "verbosity",
-)  # fmt: skip
-"""Parameters that are recorded as sent. None of them holds prompt content."""
 
 _WATCHED_BOTH = ("parallel_tool_calls", "service_tier", "temperature", "tool_choice", "top_p", "store")
 WATCHED = {

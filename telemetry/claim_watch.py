@@ -44,6 +44,8 @@ class ClaimWatch(threading.Thread):
         self._record, self._say = record, say
         self._read: dict[str, int] = {}
         self._over = threading.Event()
+        self.ended_by: str | None = None
+        """The refutation for which the run was ended."""
 
     def run(self) -> None:
         """Look until told to stop, and once more then."""
@@ -78,9 +80,10 @@ class ClaimWatch(threading.Thread):
         del self._open[claim.name]
         told = found._asdict() | {"events": list(found.events)}
         self._record(ClaimChecked(name=claim.name, value=claim.value, **told))
-        end = "; the run is ended" if self._strict else ""
-        self._say(f"claim {claim.name}={claim.value} is refuted: {found.reason}{end}")
-        if self._strict:
+        refuted = f"claim {claim.name}={claim.value} is refuted: {found.reason}"
+        self._say(f"{refuted}; the run is ended" if self._strict else refuted)
+        if self._strict and not self._over.is_set():
+            self.ended_by = self.ended_by or refuted
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -92,6 +95,8 @@ def _call(event: dict[str, Any]) -> Any:
         source="wire",
         parameters=json.dumps(data.get("parameters") or {}),
         absent=json.dumps(data.get("absent") or []),
+        surface=data.get("surface"),
+        path=data.get("path"),
         model_requested=data.get("model"),
         model=None,
         tool_calls=None,

@@ -4,8 +4,11 @@ Promises, each with its test in ``tests/test_claims.py``:
 
 * Transmitted and observed are told apart. What contradicts a claim refutes it, in either; what agrees
   confirms it; where neither says anything there is no evidence, which is not agreement.
-* A parameter that was not sent has the API's own default, where that is known; both are said.
-* A limit of tokens is the same one under each of its names; the answer says under which it was sent.
+* A parameter that was not sent has the API's own default, where that is known; both are said. Only calls
+  that generate text have it: an embedding without a temperature refutes no temperature.
+* A parameter is the same one under each of its names, such as a limit of tokens; the answer says under which
+  it was sent. What is no parameter that the record keeps is said to be none, never to be *not sent*.
+* A value on a command line has no type: ``none`` is text or no value, ``123`` text or a number.
 """
 
 from __future__ import annotations
@@ -13,20 +16,29 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from agent_shim.canonical import canonical, digest, encode
 from agent_shim.errors import SettingsError
+from agent_shim.events import PARAMETERS
 
 CONFIRMED, REFUTED, NO_EVIDENCE = "confirmed", "refuted", "no evidence"
 DEFAULTS = {"parallel_tool_calls": True, "temperature": 1, "top_p": 1, "stream": False, "n": 1}
 """The API's own, by the OpenAI API reference for Chat Completions and Responses (2025-12)."""
 OF_TOOLS = ("parallel_tool_calls", "tool_choice")
 """Parameters that mean nothing in a request without tools."""
-_LIMIT = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-"""One limit: in Chat Completions formerly and now, and in Responses (OpenAI API reference, 2025-12)."""
+_SAME = (
+    ("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    ("reasoning_effort", "reasoning.effort"),
+    ("verbosity", "text.verbosity"),
+)
+"""One parameter each: in Chat Completions, then and now, and in Responses (OpenAI API reference 2025-12)."""
+_GENERATING = ("chat.completions", "responses", "completions")
+"""The surfaces that take these parameters."""
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 """As people write them, in JSON and in Python."""
+_NOT_KEPT = "not recorded: no parameter of this name is"
 _NAMED = 20
 """How many events a finding names."""
 
@@ -50,9 +62,19 @@ def parse(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def parse_all(texts: Iterable[str]) -> dict[str, str]:
+    """The same of many. Raises `SettingsError` for a name with two values too: one would go unchecked."""
+    made: dict[str, str] = {}
+    for name, value in map(parse, texts):
+        if made.setdefault(name, value) != value:
+            hint = "a claim is one value; leave one of them out"
+            raise SettingsError(f"{name} is claimed to be {made[name]} and to be {value}", hint=hint)
+    return made
+
+
 def names(name: str) -> tuple[str, ...]:
     """What a parameter may be called in a request, its own name first."""
-    return (name, *(other for other in _LIMIT if name in _LIMIT and other != name))
+    return (name, *(other for group in _SAME if name in group for other in group if other != name))
 
 
 def check(
@@ -68,8 +90,8 @@ def check(
     whose request offered no tools.
     """
     claimed = _value(value)
-    asked = [call for call in calls if name not in OF_TOOLS or call.call_id not in without_tools]
-    sent = _transmitted(name, claimed, asked)
+    asked = [call for call in calls if _takes(name, call, without_tools)]
+    sent = _transmitted(name, value, asked) if _is_kept(name) else _Side(None, _NOT_KEPT)
     seen = _observed(name, claimed, calls, tools)
     for side in (sent, seen):
         if side.agrees is False:
@@ -78,6 +100,19 @@ def check(
         if side.agrees:
             return _finding(CONFIRMED, side, sent, seen)
     return _finding(NO_EVIDENCE, sent, sent, seen)
+
+
+def _takes(name: str, call: Any, without_tools: frozenset[str]) -> bool:
+    """Whether the parameter means something in this call."""
+    if name == "model":
+        return call.model_requested is not None
+    whole = (call.path or call.surface or "").partition("?")[0].replace("/", ".")
+    creates = call.surface in _GENERATING and whole.endswith(call.surface)  # not a look at what was stored
+    return creates and (name not in OF_TOOLS or call.call_id not in without_tools)
+
+
+def _is_kept(name: str) -> bool:
+    return name == "model" or any(one.partition(".")[0] in PARAMETERS for one in names(name))
 
 
 class _Side(NamedTuple):
@@ -93,7 +128,7 @@ def _finding(verdict: str, by: _Side, sent: _Side, seen: _Side) -> Finding:
     return Finding(verdict, reason, sent.words, seen.words, by.events[:_NAMED])
 
 
-def _transmitted(name: str, claimed: Any, calls: Sequence[Any]) -> _Side:
+def _transmitted(name: str, claimed: str, calls: Sequence[Any]) -> _Side:
     found: dict[tuple[str, str], list[str]] = {}
     for call in calls:
         if call.source == "wire":
@@ -112,19 +147,38 @@ def _sent(name: str, call: Any) -> tuple[str, str]:
     if name == "model":
         return name, json.dumps(call.model_requested)
     parameters = json.loads(call.parameters or "{}")
-    present = [one for one in names(name) if one in parameters]
-    limiting = [one for one in present if parameters[one] is not None] or present
-    return (limiting[0], json.dumps(parameters[limiting[0]])) if limiting else (name, "")
+    present = {one: value for one in names(name) for value in _at(parameters, one)}
+    limiting = [one for one, value in present.items() if value is not None] or list(present)
+    return (limiting[0], json.dumps(present[limiting[0]])) if limiting else (name, "")
 
 
-def _agrees(name: str, claimed: Any, sent: str) -> bool | None:
+def _at(parameters: Any, path: str) -> Iterator[Any]:
+    """The value at ``reasoning.effort``, if there is one."""
+    for part in path.split("."):
+        if not isinstance(parameters, dict) or part not in parameters:
+            return
+        parameters = parameters[part]
+    yield parameters
+
+
+def _agrees(name: str, claimed: str, sent: str) -> bool | None:
     if sent:
-        return bool(json.loads(sent) == claimed)
-    return bool(DEFAULTS[name] == claimed) if name in DEFAULTS else None
+        return _means(claimed, json.loads(sent))
+    return _means(claimed, DEFAULTS[name]) if name in DEFAULTS else None
+
+
+def _means(claimed: str, sent: Any) -> bool:
+    """Whether what was written can mean what was sent; a long value was kept by length and hash."""
+    value = _value(claimed)
+    if isinstance(sent, dict) and "sha256" in sent and "bytes" in sent:
+        return bool(sent["sha256"] == digest(encode(canonical(value)[0]).encode()))
+    if isinstance(sent, bool) or isinstance(value, bool):
+        return value is sent or claimed == sent
+    return bool(value == sent or claimed == sent)
 
 
 def _told(name: str, called: str, sent: str, number: int) -> str:
-    where = f"in {number} request{'' if number == 1 else 's'}"
+    where = f"in {number} call{'' if number == 1 else 's'}"
     if sent:
         return f"sent as {sent if called == name else f'{called}={sent}'} {where}"
     if name in DEFAULTS:

@@ -161,12 +161,12 @@ def _claims(given: tuple[str, ...], file: str | None) -> tuple[ClaimMade, ...]:
     if not given and file is None:
         return ()
     from agent_shim.events import ClaimMade
-    from telemetry.claims import parse
+    from telemetry.claims import parse_all
 
     lines = [line.strip() for line in Path(file).read_text().splitlines()] if file else []
     written = [line for line in lines if line and not line.startswith("#")]
-    made = [ClaimMade(*parse(text), source="file", place=file) for text in written]
-    return (*made, *(ClaimMade(*parse(text), source="option") for text in given))
+    made = [ClaimMade(*pair, source="file", place=file) for pair in parse_all(written).items()]
+    return (*made, *(ClaimMade(*pair, source="option") for pair in parse_all(given).items()))
 
 
 def _tags(tags: tuple[str, ...]) -> dict[str, str] | None:

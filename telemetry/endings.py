@@ -27,12 +27,14 @@ class Ending(NamedTuple):
     usage: resource.struct_rusage | None = None
     timed_out: bool = False
     cancelled_by: int | None = None
-    """The signal from outside that ended it."""
+    """The signal from outside that ended it, or ours where `refuted` says so."""
     grace_expired: bool | None = None
     """Whether SIGKILL had to follow; ``None`` when nothing was asked to end."""
     forwarded: tuple[int, ...] = ()
     oom_kills: int | None = None
     """Processes of our control group that the system killed for memory meanwhile; ``None``: unknown."""
+    refuted: str | None = None
+    """The claim for whose refutation it was ended."""
 
 
 class Told(NamedTuple):
@@ -80,6 +82,8 @@ def _error(
     how = _how(ending, exit_code, number)
     if outcome == "timeout":
         return "Timeout", f"not done after {timeout_s:g} s; {how}"
+    if outcome == "cancelled" and ending.refuted:
+        return "ClaimRefuted", f"{ending.refuted}; {how}"
     if outcome == "cancelled":
         return "Cancelled", f"{_name(ending.cancelled_by or 0)} from outside; {how}"
     if outcome == "oom_killed":

@@ -336,6 +336,7 @@ class Recording:
         leftover = descendants.end(others, group=pid if own_group else None)
         if claims:
             claims.stop()
+            ending = ending._replace(refuted=claims.ended_by)
         drained = _drain(streams, ending, signals) if streams else True
         mode.restore()
         tails = {fd: streams.tail(fd) for fd in (1, 2)} if streams else {}

@@ -47,7 +47,7 @@ def test_a_refuted_claim_is_told_once_and_recorded(server: ScriptedServer, data_
     code, out, err = run(server, *claims, *agent("0.5", "0.7", "0.8"))
     assert (code, out) == (0, "answered\n" * 3)
     assert err.count("is refuted") == 1
-    assert "claim temperature=0.5 is refuted: sent as 0.7 in 1 request" in err
+    assert "claim temperature=0.5 is refuted: sent as 0.7 in 1 call" in err
     (event,) = [event for event in recorded(data_home) if event["name"] == "claim.checked"]
     assert json.loads(json.dumps(event["data"]))["verdict"] == "refuted"
 
@@ -55,9 +55,12 @@ def test_a_refuted_claim_is_told_once_and_recorded(server: ScriptedServer, data_
 def test_strict_claims_end_the_run(server: ScriptedServer, data_home: Path) -> None:
     code, _, err = run(server, "--claim", "temperature=0.5", "--strict-claims", *agent("0.5", "0.9"))
     assert code == 128 + signal.SIGTERM
-    assert "is refuted: sent as 0.9 in 1 request; the run is ended" in err
+    assert "is refuted: sent as 0.9 in 1 call; the run is ended" in err
     (end,) = [event for event in recorded(data_home) if event["name"] == "run.finished"]
     assert end["data"]["outcome"] == "cancelled"  # type: ignore[index]
+    (process,) = [event for event in recorded(data_home) if event["name"] == "process.finished"]
+    told = "claim temperature=0.5 is refuted: sent as 0.9 in 1 call; ended by SIGTERM"
+    assert (process["data"]["error_type"], process["data"]["error_message"]) == ("ClaimRefuted", told)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("lines", ["# the mitigation\ntemperature=0.5\n\nmodel=gpt-5\n"])
