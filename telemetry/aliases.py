@@ -78,7 +78,10 @@ _PROVIDERS = {"xai": "x_ai", "gemini": "gcp.gemini", "vertex_ai": "gcp.vertex_ai
 
 
 def translated(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` under the names of the conventions. A name that is already one of them comes first."""
+    """`given` under the names of the conventions. A name that is already one of them comes first.
+
+    An operation that is no text is none.
+    """
     found: dict[str, Any] = {}
     for name, value in given.items():
         if name in ALIASES:
@@ -88,7 +91,7 @@ def translated(given: Mapping[str, Any]) -> dict[str, Any]:
     if CLAUDE_CALL in given:
         found[attr.OPERATION_NAME] = "chat"
         found |= _with_cache(found)
-    operation, provider = found.get(attr.OPERATION_NAME), found.get(attr.PROVIDER_NAME)
+    operation, provider = found.pop(attr.OPERATION_NAME, None), found.get(attr.PROVIDER_NAME)
     if isinstance(operation, str):
         found[attr.OPERATION_NAME] = _OPERATIONS.get(operation, operation)
     if isinstance(provider, str):

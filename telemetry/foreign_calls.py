@@ -222,7 +222,7 @@ def _spanned(identity: str, data: dict[str, Any], given: dict[str, Any]) -> Told
 
 def _foreign(row: Row, told: ToldCall) -> _Foreign:
     start, end, given = told.start_ns, told.end_ns, told.given
-    operation = given[attr.OPERATION_NAME]
+    operation = given.get(attr.OPERATION_NAME)
     row["source"] = told.source
     row["started_at"] = at(start) if start is not None else None
     row["finished_at"] = at(end) if end is not None else None
@@ -270,7 +270,7 @@ _TEXTS = {
 _SURFACES = {"chat": "chat.completions", "text_completion": "completions", "embeddings": "embeddings"}
 
 
-def _usage(told: dict[str, Any], operation: str) -> Usage:
+def _usage(told: dict[str, Any], operation: str | None) -> Usage:
     """By the conventions cached tokens are among the input tokens, whatever the provider's own API does."""
     given = told.get(attr.USAGE_INPUT_TOKENS)
     raw = {

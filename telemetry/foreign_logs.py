@@ -15,7 +15,7 @@ from agent_shim import attributes as attr
 from agent_shim.events import event_id
 
 from . import agent_logs, rows
-from .aliases import translated
+from .aliases import INFERENCE, translated
 from .calls import Event, Key
 from .rows import REQUEST, TOOL_CALL, Row, at, mapping, number, seconds, text
 
@@ -87,16 +87,16 @@ class ForeignLogs:
     def told(self) -> Told:
         """What follows from all records so far."""
         told = Told([], [], [])
-        codex: dict[Any, list[_Record]] = {}
+        codex: dict[str | None, list[_Record]] = {}
         for record in sorted(self._records):
             if record.log in _TOOLS:
                 told.tools.append(_tool(self._run_id, record))
             elif record.log == agent_logs.DETAILS:
-                told.calls.append(_details(record))
+                told.calls.extend(_details(record))
             elif record.log in (agent_logs.CLAUDE_REQUEST, agent_logs.CLAUDE_ERROR):
                 told.calls.append(_claude(record))
             else:
-                codex.setdefault(record.given.get("conversation.id"), []).append(record)
+                codex.setdefault(text(record.given.get("conversation.id")), []).append(record)
         for conversation in codex.values():
             for call, requests in _codex(conversation):
                 told.calls.append(call)
@@ -107,10 +107,12 @@ class ForeignLogs:
 # --- records of one call each -----------------------------------------------------------------------
 
 
-def _details(record: _Record) -> ToldCall:
+def _details(record: _Record) -> Iterator[ToldCall]:
+    """The call; one that names no operation is one by the name of its event."""
     given = translated(record.given)
     failed = attr.ERROR_TYPE in given
-    return ToldCall(record.id, record.source, None, record.time_ns, failed, None, given, record.span)
+    if given.get(attr.OPERATION_NAME) in (None, *INFERENCE):
+        yield ToldCall(record.id, record.source, None, record.time_ns, failed, None, given, record.span)
 
 
 def _claude(record: _Record) -> ToldCall:

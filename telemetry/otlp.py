@@ -175,8 +175,9 @@ def _protobuf_log(record: Any, scope: Any, run: Any) -> ForeignLog | None:
     time_ns = record.time_unix_nano or record.observed_time_unix_nano
     given = values(record.attributes, agent_logs.KEPT[log])
     return ForeignLog(
-        log, time_ns, record.trace_id.hex(), record.span_id.hex(), given, scope.name, scope.version, str(run)
-    )
+        log, time_ns, _hex(record.trace_id, 16), _hex(record.span_id, 8), given, scope.name, scope.version,
+        str(run),
+    )  # fmt: skip
 
 
 def _json_records(data: bytes) -> Iterator[_Record]:
@@ -200,7 +201,7 @@ def _json_log(record: dict[str, Any], scope: dict[str, Any], run: Any) -> Foreig
         return None
     time_ns = integer(record.get("timeUnixNano")) or integer(record.get("observedTimeUnixNano"))
     return ForeignLog(
-        log, time_ns, unhex(record.get("traceId")).hex(), unhex(record.get("spanId")).hex(),
+        log, time_ns, _hex(unhex(record.get("traceId")), 16), _hex(unhex(record.get("spanId")), 8),
         json_values(record, agent_logs.KEPT[log]), str(scope.get("name", "")), str(scope.get("version", "")),
         str(run),
     )  # fmt: skip
@@ -294,6 +295,11 @@ def _json_foreign(span: dict[str, Any], scope: dict[str, Any], given: dict[str, 
 
 def _is_id(value: bytes, length: int) -> bool:
     return len(value) == length and any(value)
+
+
+def _hex(value: bytes, length: int) -> str:
+    """The id of a log record, or empty where it has none: to have one is not asked of it."""
+    return value.hex() if _is_id(value, length) else ""
 
 
 def decode_metrics(data: bytes, content_type: str) -> int:

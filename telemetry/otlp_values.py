@@ -26,8 +26,8 @@ def _value(value: Any) -> Any:
 
 def json_values(item: dict[str, Any], kept: Collection[str]) -> dict[str, Any]:
     """The values of those attributes of an object in OTLP/JSON."""
-    found = descend(item, "attributes")
-    return {one["key"]: _json_value(member(one, "value")) for one in found if one.get("key") in kept}
+    found = ((one.get("key"), member(one, "value")) for one in descend(item, "attributes"))
+    return {key: _json_value(value) for key, value in found if isinstance(key, str) and key in kept}
 
 
 def _json_value(value: dict[str, Any]) -> Any:

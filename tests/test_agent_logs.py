@@ -19,6 +19,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from sqlalchemy import text
 
 from agent_shim import attributes as attr
+from telemetry import agent_logs
 from telemetry.journal import Journal
 from telemetry.otlp import JSON, PROTOBUF, decode_logs, decode_spans
 from telemetry.projections import RunFold
@@ -273,6 +274,38 @@ def test_hostile_values_make_a_row_and_no_fault(place: str, times: tuple[str, st
         with journal.engine.connect() as connection:
             calls = connection.execute(text("SELECT input_tokens, output_tokens FROM llm_call")).all()
     assert set(map(tuple, calls)) <= {(None, None)}
+
+
+def record(log: str, trace_id: str = "a" * 32, **given: Any) -> bytes:
+    """An export request in JSON with one record, whose attributes have these values."""
+    attributes = [{"key": key.replace("__", "."), "value": value} for key, value in given.items()]
+    one = {"timeUnixNano": "5", "eventName": log, "traceId": trace_id, "attributes": attributes}
+    return json.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": [one]}]}]}).encode()
+
+
+LIST = {"arrayValue": {"values": [{"stringValue": "chat"}]}}
+TOKENS = {"intValue": "7"}
+
+
+@pytest.mark.parametrize("log", agent_logs.KEPT)
+def test_a_list_where_a_text_belongs_is_no_fault(log: str) -> None:
+    """A fault is answered with "come again", and the collector would come with it for ever."""
+    names = {name.replace(".", "__"): LIST for name in agent_logs.KEPT[log]}
+    folded(decode_logs(record(log, **names), JSON).bodies)
+
+
+def test_an_event_of_the_conventions_is_a_call_unless_it_says_that_it_is_none() -> None:
+    told = {"gen_ai__usage__input_tokens": TOKENS, "gen_ai__usage__output_tokens": TOKENS}
+    (row,) = folded(decode_logs(record(agent_logs.DETAILS, **told), JSON).bodies)["llm_call"]
+    assert (row["input_tokens"], row["surface"]) == (7, None)
+    told["gen_ai__operation__name"] = {"stringValue": "execute_tool"}
+    assert folded(decode_logs(record(agent_logs.DETAILS, **told), JSON).bodies)["llm_call"] == []
+
+
+@pytest.mark.parametrize("trace_id", ["0" * 32, "abcd", ""])
+def test_a_record_whose_trace_is_none_makes_no_run_and_is_not_in_quarantine(trace_id: str) -> None:
+    logs = decode_logs(record(agent_logs.CLAUDE_REQUEST, trace_id, input_tokens=TOKENS), JSON)
+    assert (logs.bodies, logs.foreign) == ([], 1)
 
 
 @every

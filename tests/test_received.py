@@ -165,6 +165,17 @@ def test_a_span_of_another_operation_is_kept_and_is_no_call(operation: str) -> N
     assert changed(gen_ai__operation__name=operation) == []
 
 
+def test_an_attribute_of_no_use_is_left_out_and_is_no_fault() -> None:
+    """A fault is answered with "come again", and the collector would come with it for ever."""
+    chat = {"key": attr.OPERATION_NAME, "value": {"stringValue": "chat"}}
+    several = {"key": attr.OPERATION_NAME, "value": {"arrayValue": {"values": [{"stringValue": "chat"}]}}}
+    for given in ([chat, {"key": ["a"]}, {}], [several]):
+        span = {"traceId": RUN, "spanId": "b" * 16, "attributes": given}
+        sent = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+        found = folded(decode_spans(json.dumps(sent).encode(), JSON).events)
+        assert bool(found.get("llm_call")) == (chat in given)
+
+
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (5, 0), (0, 5), (9, 5), (2**64 - 1, 2**64 - 1)])
 def test_odd_clocks_give_unknown_times_and_a_row(start: int, end: int) -> None:
     request = recorded("openllmetry")

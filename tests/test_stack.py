@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -24,6 +25,7 @@ from agent_shim import spool
 from collector_config import build
 from collector_config.stack import HERE, HOST, Ports, Stack, free_ports
 from telemetry.exporter import Exporter
+from telemetry.otlp import PROTOBUF
 from telemetry.settings import Endpoint
 from telemetry.spans import SpanFold
 from telemetry.testing import (
@@ -38,6 +40,7 @@ from telemetry.testing import (
     rate_limited,
 )
 from tests.generations import ROOT
+from tests.test_received import FOLDER, RUN
 from tests.traced import COMMIT, ERROR, REPOSITORY, Agent, Jaeger, Recorded, Span
 from tests.wrapped import eventually, is_alive
 
@@ -121,7 +124,7 @@ def test_memory_is_limited_before_anything_else_and_nothing_is_batched_in_it(con
 
 def test_events_and_spans_have_a_way_of_their_own_each(configured: Any) -> None:
     ways = {signal: way["exporters"] for signal, way in configured["service"]["pipelines"].items()}
-    assert ways == {"logs": ["otlp_http/sink"], "traces": ["otlp_grpc/jaeger"]}
+    assert ways == {"logs": ["otlp_http/sink"], "traces": ["otlp_grpc/jaeger", "otlp_http/sink"]}
 
 
 def test_addresses_come_by_variable_and_the_sink_is_sent_the_token(configured: Any) -> None:
@@ -315,6 +318,18 @@ def test_a_call_that_was_interrupted_is_closed_as_such(
     spans = in_both(stack, agent, jaeger, recorded)
     (chat,) = [span for span in spans if span.operation == "chat"]
     assert chat.status == ERROR and chat.attributes["error.type"] == "interrupted"
+
+
+def test_calls_of_which_only_the_spans_of_others_tell_are_in_the_journal(
+    stack: Stack, jaeger: Jaeger
+) -> None:
+    """As Jaeger has them: whoever sends both to one endpoint asks for both."""
+    spans = (FOLDER / "openinference.spans.pb").read_bytes()
+    request = Request(f"{stack.endpoint}/v1/traces", spans, {"content-type": PROTOBUF})
+    with urlopen(request) as answer:
+        assert answer.status == 200
+    eventually(lambda: len(jaeger.trace(RUN)) == 6, PATIENCE_S)
+    eventually(lambda: len(events(stack.journal, RUN)) == 6, PATIENCE_S)
 
 
 # --- outages ---------------------------------------------------------------------------------------
