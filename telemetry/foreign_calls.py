@@ -228,7 +228,7 @@ def _foreign(row: Row, told: ToldCall) -> _Foreign:
     row["finished_at"] = at(end) if end is not None else None
     row["duration_s"] = seconds(end - start) if start is not None and end is not None else None
     row["surface"] = (
-        "responses" if given.get(attr.OPENAI_API_TYPE) == "responses" else _SURFACES.get(operation)
+        "responses" if given.get(attr.OPENAI_API_TYPE) == "responses" else _SURFACES.get(operation or "")
     )
     for column, name in _TEXTS.items():
         row[column] = text(given.get(name))

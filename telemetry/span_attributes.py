@@ -331,12 +331,7 @@ def _run(begin: Data, end: Data, totals: Data, usage: list[Data]) -> Iterator[tu
     yield attr.USAGE_CACHE_READ_INPUT_TOKENS, _sum(usage, "cached_tokens")
     yield attr.USAGE_CACHE_WRITE_INPUT_TOKENS, _sum(usage, "cache_write_tokens")
     yield attr.USAGE_REASONING_OUTPUT_TOKENS, _sum(usage, "reasoning_tokens")
-    yield attr.TOTAL_CALLS, small(totals.get("calls"))
-    yield attr.TOTAL_CALLS_OF_UNKNOWN_USAGE, sum(row["calls"] for row in usage if row["source"] == "unknown")
-    yield attr.TOTAL_REQUESTS, small(totals.get("requests"))
-    yield attr.TOTAL_FAILED_REQUESTS, small(totals.get("failed_requests"))
-    yield attr.TOTAL_TOOL_CALLS, small(totals.get("tool_calls"))
-    yield attr.TOTAL_FAILED_TOOL_CALLS, small(totals.get("failed_tool_calls"))
+    yield from _counts(totals, usage)
     yield from _patch(mapping(totals.get("patch")))
     yield attr.COMPLETE, flag(totals.get("complete"))
     yield attr.OUTCOME, text(end.get("outcome"))
@@ -350,6 +345,22 @@ def _run(begin: Data, end: Data, totals: Data, usage: list[Data]) -> Iterator[tu
     yield attr.VCS_REF_BASE_REVISION, text(begin.get("base_commit"))
     yield attr.PROCESS_WORKING_DIRECTORY, text(begin.get("cwd"))
     yield attr.HOST_NAME, text(begin.get("host"))
+
+
+def _counts(totals: Data, usage: list[Data]) -> Iterator[tuple[str, Value | None]]:
+    """How many there were; what was not seen has no number."""
+    if totals.get("capture") != "captured":
+        told = (text(totals.get("capture")), text(totals.get("capture_reason")))
+        yield attr.USAGE_REASON, ": ".join(filter(None, told)) or None
+        return
+    yield attr.TOTAL_CALLS, small(totals.get("calls"))
+    yield attr.TOTAL_CALLS_OF_UNKNOWN_USAGE, sum(row["calls"] for row in usage if row["source"] == "unknown")
+    yield attr.TOTAL_REQUESTS, small(totals.get("requests"))
+    yield attr.TOTAL_FAILED_REQUESTS, small(totals.get("failed_requests"))
+    tools, failed = small(totals.get("tool_calls")), small(totals.get("failed_tool_calls"))
+    seen = totals.get("tools_hooked") or (tools or 0) > (small(totals.get("never_executed_tool_calls")) or 0)
+    yield attr.TOTAL_TOOL_CALLS, tools if seen else tools or None
+    yield attr.TOTAL_FAILED_TOOL_CALLS, failed if seen else failed or None
 
 
 def _patch(row: Data) -> Iterator[tuple[str, Value | None]]:

@@ -256,11 +256,12 @@ class SpanFold:
         last = end or self._producer(begin["producer"]).last or begin
         upserts = self._totals.changed().upserts
         totals, patch = _dicts("run", upserts), _dicts("patch", upserts)
+        tools = any("tools" in (row["hooks_attached"] or "") for row in _dicts("producer", upserts))
         call = span_attributes.last_call(_dicts("llm_call", upserts))
         face = span_attributes.run(
             begin["data"],
             end["data"] if end else None,
-            (totals[0] if totals else {}) | ({"patch": patch[0]} if patch else {}),
+            {**(totals[0] if totals else {}), "patch": patch[0] if patch else None, "tools_hooked": tools},
             _dicts("usage", upserts),
             call,
         )

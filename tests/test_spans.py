@@ -188,6 +188,19 @@ ROOT_TOTALS = {
 }
 
 
+def test_what_was_not_seen_of_a_run_has_no_number_on_its_root(tmp_path: Path) -> None:
+    """Neither the calls of an agent without a hook, nor the tools of one whose tools are not hooked."""
+    wrapper = (recording := Recording(tmp_path / "none")).process("wrapper")
+    root = wrapper.append(events.RunStarted(way="run", agent="codex"))
+    wrapper.append(events.RunFinished(outcome="exited", exit_code=0, producers=[]), begin=root)
+    wrapper.seal()
+    told = fold(recording.events())[-1].attributes
+    assert not any(name.startswith("agent_telemetry.total.") for name in told)
+    assert told[attr.USAGE_REASON] == "not captured: no hook got into the agent's process"
+    told = ended_by(tmp_path / "calls", 0, ended="completed").attributes
+    assert (told[attr.TOTAL_CALLS], told.get(attr.TOTAL_TOOL_CALLS)) == (2, None)
+
+
 @pytest.mark.parametrize(
     ("captured", "expected"),
     [
