@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck
 
 from telemetry.testing import ScriptedServer
 from tests import vocabulary
@@ -14,6 +16,15 @@ from tests import vocabulary
 if vocabulary.FOLDER.is_dir():
     # Before any test module is imported: some skip when there is no vocabulary.
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(vocabulary.FOLDER))
+
+# How long an example takes depends on what else the machine does, and is nothing that a test is about. Folders
+# and servers are made once for all examples of a test, which then are not to depend on what is in there.
+hypothesis.settings.register_profile(
+    "shared",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("shared")
 
 LEAKS = ("AGENT_TELEMETRY_", "OTEL_", "OPENAI_", "AZURE_OPENAI_")
 """Variables of the developer's own shell that would change what a test sees."""

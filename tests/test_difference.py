@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry import difference, syntax
@@ -92,7 +92,7 @@ def take(folder: Path, step: tuple[str, str, bytes]) -> None:
         path.write_bytes(content) if kind == "write" else path.symlink_to(os.fsdecode(content))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(before=STEPS, during=STEPS)
 def test_the_patch_makes_the_files_of_the_end_from_those_of_the_start(before: Any, during: Any) -> None:
     with tempfile.TemporaryDirectory() as place:

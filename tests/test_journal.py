@@ -17,7 +17,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, select, text
 
@@ -205,7 +205,7 @@ def test_what_is_held_is_told_as_ranges(opened: Journal) -> None:
 
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(
     made=st.tuples(runs(run_id(1)), runs(run_id(2))),
     chance=st.randoms(use_true_random=False),
@@ -218,7 +218,7 @@ def test_any_order_and_batching_gives_the_rows_that_a_rebuild_gives(
 
 
 @pytest.mark.parametrize("place", ["postgresql"], indirect=True)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10)
 @given(
     made=st.tuples(runs(run_id(1)), runs(run_id(2))),
     chance=st.randoms(use_true_random=False),

@@ -73,7 +73,7 @@ def agent(made: Made) -> Process:
 # --- the set of events ----------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(runs(), st.randoms(use_true_random=False), st.integers(1, 7))
 def test_the_rows_are_a_function_of_the_set_of_events(
     made: list[Event], chance: random.Random, batch: int
@@ -97,7 +97,7 @@ def test_an_event_of_an_unknown_name_changes_only_the_counts(made: Made, agent: 
     assert only(made, "producer")["events"] == only(made, "run")["events"] == 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(sorted(events.VOCABULARY)),
     st.dictionaries(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_shim import attributes as attr
@@ -229,7 +229,7 @@ def test_a_duration_is_a_difference_of_the_monotonic_clock(tmp_path: Path) -> No
     assert {span.span_id: (span.start_ns, span.end_ns) for span in fold(recorded)} == expected
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_order_of_events_and_how_often_they_come_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

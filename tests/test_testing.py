@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_shim import spool
@@ -567,7 +567,7 @@ LOSING: list[Delivery] = [
         max_size=4,
     )
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_what_was_answered_is_billed_whatever_the_client_read(
     turns: list[tuple[Delivery, int, Callable[..., Any]]],
 ) -> None:
