@@ -17,8 +17,8 @@ if vocabulary.FOLDER.is_dir():
     # Before any test module is imported: some skip when there is no vocabulary.
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(vocabulary.FOLDER))
 
-# How long an example takes depends on what else the machine does, and is nothing that a test is about. Folders
-# and servers are made once for all examples of a test, which then are not to depend on what is in there.
+# How long an example takes depends on what else the machine does, and is nothing that a test is about.
+# Folders and servers are made once for all examples of a test, which are not to depend on what is in there.
 hypothesis.settings.register_profile(
     "shared",
     deadline=None,
