@@ -13,7 +13,7 @@ Promises, each with its test in ``tests/test_spool.py``:
   needs no space), so that a death before it cannot make the file look whole.
 * Whoever is alive holds an exclusive ``flock`` on its file: reading commands tell a silent producer from
   a dead one without trusting process ids, across containers too. The file appears under its name only
-  once it is locked and holds its first event.
+  once it is locked and holds its first event, and never in a folder that is being moved away (`held`).
 * A forked child never writes into its parent's file; it opens one of its own at its first event.
 * An agent that closes descriptors it did not open (``os.closerange``) closes ours too, and the next file or
   socket may get its number: nothing is written there. A new producer begins.
@@ -37,6 +37,7 @@ import time
 import weakref
 import zlib
 from collections import deque
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -46,6 +47,8 @@ from .events import FORMAT_VERSION, Event, EventsLost, ProducerSealed, ProducerS
 LOSSY_MODE = 0o700
 CLEAN_MODE = 0o600
 SUFFIX = ".log"
+MOVING_S = 0.5
+"""How long a file does not begin because a run is being moved: that takes a millisecond."""
 
 
 def new_id() -> str:
@@ -267,8 +270,14 @@ class Spool:
             kept, self._forked_from = self._later, self.producer
             self._reset()
             self._later = kept
-        for folder in (self.folder.parent.parent, self.folder.parent, self.folder):
-            folder.mkdir(mode=0o700, parents=folder is self.folder.parent.parent, exist_ok=True)
+        root = self.folder.parent
+        for folder in (root.parent, root):
+            folder.mkdir(mode=0o700, parents=folder is root.parent, exist_ok=True)
+        with held(root, fcntl.LOCK_SH, MOVING_S):  # or not: recording waits for nobody longer than that
+            self._open_in_folder()
+
+    def _open_in_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         hidden = self.folder / f".{self.producer}"
         fd = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, CLEAN_MODE)
         try:
@@ -278,7 +287,12 @@ class Spool:
             raise
         self._fd, self._file = fd, _file_of(fd)
         self._introduce()
-        os.rename(hidden, self.folder / f"{self.producer}{SUFFIX}")
+        try:
+            os.rename(hidden, self.folder / f"{self.producer}{SUFFIX}")
+        except OSError:  # the folder was moved: what is written there is never looked at
+            os.close(fd)
+            self._fd, self._sealed = None, True
+            raise
 
     def _introduce(self) -> None:
         started = ProducerStarted(
@@ -332,6 +346,31 @@ def _file_of(fd: int) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.st_dev, found.st_ino
+
+
+@contextmanager
+def held(folder: str | os.PathLike[str], how: int, patience_s: float) -> Iterator[bool]:
+    """Holds the spool folder, and says whether that could be had within `patience_s`.
+
+    ``LOCK_SH``: a file begins in one of its runs. ``LOCK_EX``: a run is moved out of it.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield _had(fd, how, time.monotonic() + patience_s)
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile has a copy of the descriptor
+        os.close(fd)
+
+
+def _had(fd: int, how: int, until: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.001)
 
 
 def _reason(error: OSError) -> str:

@@ -29,7 +29,7 @@ from agent_shim.redaction import Redactor, live_secrets
 from telemetry import handover, places
 from telemetry.exports import OTLP, ExportThread
 from telemetry.settings import VERSION, Endpoint, Settings, without_password
-from telemetry.spooled import Run
+from telemetry.spooled import Run, forget_positions
 
 if TYPE_CHECKING:
     from telemetry.exporter import Exporter
@@ -133,6 +133,8 @@ class Deliverer:
         self._say = say
         self._journals = Journals(settings, environ)
         self._runs: dict[str, Run] = {}
+        for name in set(places.positioned(self._home)) - set(places.runs(self._home)):
+            forget_positions(self._home, name)  # of a run whose deliverer was killed when it had moved it
         self._seals: dict[str, spool.Spool] = {}
         self._exports = ExportThread(self._exporter, self._tell) if exports else None
         if self._exports:
@@ -166,13 +168,16 @@ class Deliverer:
 
     def _deliver(self, run: Run) -> bool:
         run.refresh()
-        destination = places.read_destination(run.folder) or places.destination_of(self._settings)
+        kept = places.destination(self._home, run.run)
+        destination = kept or places.destination_of(self._settings)
         exports = bool(destination.logs or destination.traces)
         if exports and self._exports:
             self._exports.take(run, destination)
         if self._seal(run):
             run.refresh()
         progress = self._to_journal(run, destination.journal)
+        if progress and kept is None:
+            places.write_destination(self._home, run.run, destination)  # what follows goes there too
         if not run.producers or run.unsealed() or not run.is_delivered(JOURNAL):
             return progress
         if exports and not self._is_exported(run):
@@ -218,9 +223,8 @@ class Deliverer:
         return self._exports is not None and run.is_delivered(OTLP) and self._exports.is_over(run.run)
 
     def _retire(self, run: Run) -> bool:
-        if run.is_opening():
+        if not run.retire():
             return False
-        run.retire()
         self._runs.pop(run.run, None)
         self._seals.pop(run.run, None)
         if self._exports:
@@ -313,8 +317,7 @@ def deliver(
 
 
 def _goes_to(settings: Settings, run: str) -> str:
-    kept = places.read_destination(places.run_folder(settings.home, run))
-    return (kept or places.destination_of(settings)).journal
+    return (places.destination(settings.home, run) or places.destination_of(settings)).journal
 
 
 def _sizes(home: Path) -> dict[str, dict[str, int]]:

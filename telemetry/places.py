@@ -14,13 +14,14 @@ any of them: a password is put back from the environment of the process that nee
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agent_shim.spool import SUFFIX, read
+from agent_shim.spool import MOVING_S, SUFFIX, held, read
 from telemetry.settings import Endpoint, Settings, without_password
 
 DESTINATION = "destination.json"
@@ -68,8 +69,17 @@ def producers(folder: Path) -> list[Path]:
 
 def runs(home: Path) -> list[str]:
     """The runs that have a spool folder, oldest first."""
+    return _folders(spool_folder(home))
+
+
+def positioned(home: Path) -> list[str]:
+    """The runs that have positions."""
+    return _folders(home / "positions")
+
+
+def _folders(parent: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(spool_folder(home)) if entry.is_dir())
+        return sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
     except FileNotFoundError:
         return []
 
@@ -103,12 +113,14 @@ def _clean(end: Endpoint | None) -> Endpoint | None:
 
 def write_destination(home: Path, run: str, destination: Destination) -> None:
     """Keep where the events of `run` go. Raises `OSError`."""
+    make(home)
     content: dict[str, Any] = {"journal": destination.journal}
     ends = {"logs": destination.logs, "traces": destination.traces}
     otlp = {name: {"endpoint": end.url, "protocol": end.protocol} for name, end in ends.items() if end}
     if otlp:
         content["otlp"] = otlp
-    write_json(run_folder(home, run) / DESTINATION, content)
+    with held(spool_folder(home), fcntl.LOCK_SH, MOVING_S):
+        write_json(run_folder(home, run) / DESTINATION, content)
 
 
 def read_destination(folder: Path) -> Destination | None:
@@ -120,6 +132,12 @@ def read_destination(folder: Path) -> Destination | None:
         return Destination(str(content["journal"]), ends.get("logs"), ends.get("traces"))
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def destination(home: Path, run: str) -> Destination | None:
+    """The destination kept for a run; one that goes on after it was delivered goes on to the same."""
+    folders = (run_folder(home, run), delivered_folder(home, run))
+    return next(filter(None, map(read_destination, folders)), None)
 
 
 def with_secret(url: str, candidates: Iterable[str]) -> str:

@@ -71,7 +71,7 @@ def _named(home: Path, name: str) -> str:
 def _reconciled(journals: Journals, settings: Settings, run: str) -> Reconciled:
     folders = [places.run_folder(settings.home, run), places.delivered_folder(settings.home, run)]
     files = {path.stem: path for folder in folders for path in places.producers(folder)}
-    destination = next(filter(None, map(places.read_destination, folders)), places.destination_of(settings))
+    destination = places.destination(settings.home, run) or places.destination_of(settings)
     events = missing = 0
     try:
         journal = journals.get(destination.journal)

@@ -12,6 +12,7 @@ Promises, each a test in ``tests/test_deliverer.py``:
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import threading
@@ -167,14 +168,27 @@ class Run:
         """Whether `destination` has all that is there now."""
         return all(producer.is_delivered(destination) for producer in self.producers.values())
 
-    def is_opening(self) -> bool:
-        """Whether a process is about to begin a file here."""
+    def retire(self) -> bool:
+        """Move the folder to ``delivered``, unless a process began a file here that was not looked at yet.
+
+        A run that went on after it was moved joins its first part.
+        """
+        with spool.held(self.folder.parent, fcntl.LOCK_EX, 0.0) as alone:
+            if not alone or self._is_opening() or self._has_more():
+                return False
+            self._move(places.delivered_folder(self._home, self.run))
+        forget_positions(self._home, self.run)
+        return True
+
+    def _is_opening(self) -> bool:
+        """Whether a process is about to begin a file here, which it does without the lock if it must."""
         hidden = [path for path in self.folder.iterdir() if re.fullmatch(r"\.[0-9a-f]{32}", path.name)]
         return any(spool.is_alive(path) for path in hidden)
 
-    def retire(self) -> None:
-        """Move the folder to ``delivered``; a run that went on after it was moved joins its first part."""
-        target = places.delivered_folder(self._home, self.run)
+    def _has_more(self) -> bool:
+        return any(path.stem not in self.producers for path in places.producers(self.folder))
+
+    def _move(self, target: Path) -> None:
         target.parent.mkdir(mode=places.PRIVATE, parents=True, exist_ok=True)
         if target.exists():
             for path in self.folder.iterdir():
@@ -182,7 +196,6 @@ class Run:
             self.folder.rmdir()
         else:
             self.folder.rename(target)
-        forget_positions(self._home, self.run)
 
 
 def forget_positions(home: Path, run: str) -> None:

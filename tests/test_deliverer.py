@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -200,6 +201,57 @@ def test_a_folder_in_which_a_producer_is_about_to_begin_stays(settings: Settings
     opening.die()
     settle(settings)
     assert_same(settings, writer.run)
+
+
+def test_what_begins_while_a_run_is_delivered_is_delivered_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when two people judge the same run."""
+    run, ingest = new_id(), Journal.ingest
+
+    def beside(journal: Journal, bodies: Any, source: str) -> Any:
+        if len(places.producers(places.run_folder(settings.home, run))) < 3:
+            Writer(settings.home, run).write().spool.seal()
+        return ingest(journal, bodies, source)
+
+    monkeypatch.setattr(Journal, "ingest", beside)
+    Writer(settings.home, run).write().spool.seal()
+    settle(settings)
+    assert len(seals(settings, run)) == 3
+    assert_same(settings, run)
+
+
+def test_a_run_is_not_moved_while_a_file_begins_in_it(settings: Settings) -> None:
+    writer = Writer(settings.home).write()
+    writer.spool.seal()
+    with spool.held(settings.home / "spool", fcntl.LOCK_SH, 0.0) as held:
+        settle(settings)
+        assert held
+        assert places.runs(settings.home) == [writer.run]
+    settle(settings)
+    assert_same(settings, writer.run)
+
+
+def test_a_run_that_goes_on_goes_where_it_went(settings: Settings, tmp_path: Path) -> None:
+    """Whichever journal the next deliverer is told of; one that named none is no exception."""
+    writer = Writer(settings.home).write()
+    settle(settings)
+    other = settings._replace(journal=str(tmp_path / "other.db"))
+    writer.write().spool.seal()
+    settle(other)
+    Writer(settings.home, writer.run).write().spool.seal()
+    settle(other)
+    assert_same(settings, writer.run)
+    assert not Path(other.journal).exists()
+
+
+def test_positions_of_a_run_whose_deliverer_was_killed_when_it_had_moved_it_are_removed(
+    settings: Settings,
+) -> None:
+    places.write_positions(settings.home, new_id(), new_id(), {JOURNAL: 1})
+    Writer(settings.home).write().die()
+    settle(settings)
+    assert places.positioned(settings.home) == []
 
 
 def test_a_forked_child_has_a_file_of_its_own_that_is_delivered_too(settings: Settings) -> None:

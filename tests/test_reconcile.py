@@ -101,7 +101,9 @@ def test_a_run_that_is_moved_while_it_is_compared_is_compared_all_the_same(
 
     def moved_first(path: Path, *rest: int) -> Iterator[spool.Line]:
         if places.run_folder(home, RUN).is_dir():
-            spooled.Run(home, RUN).retire()
+            run = spooled.Run(home, RUN)
+            run.producers = {path.stem: spooled.Producer(home, path) for path in places.producers(run.folder)}
+            assert run.retire()
         return read(path, *rest)
 
     monkeypatch.setattr(spool, "read", moved_first)

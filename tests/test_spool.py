@@ -182,16 +182,16 @@ def test_a_forked_child_opens_a_file_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_descriptor_that_the_agent_closed_and_uses_itself_is_not_written_to(tmp_path: Path) -> None:
-    os.close(number := os.dup(0))
     spool = open_spool(tmp_path / "spool")
     spool.append(EVENT)
     (first,) = spool.folder.glob("*.log")
-    assert os.fstat(number).st_ino == first.stat().st_ino
-    os.close(number)
+    number = spool._fd
+    assert number is not None
     with (tmp_path / "agents").open("wb") as agents:
-        assert agents.fileno() == number
+        os.dup2(agents.fileno(), number)
         assert spool.append(EVENT)
         spool.seal()
+        os.close(number)
     assert not (tmp_path / "agents").read_bytes()
     second = next(path for path in spool.folder.glob("*.log") if path != first)
     assert not spools.is_alive(first), "whoever delivers seals it"
@@ -201,6 +201,23 @@ def test_a_descriptor_that_the_agent_closed_and_uses_itself_is_not_written_to(tm
         "producer.sealed",
     ]
     assert read(second)[0]["data"]["forked_from"] == first.stem
+
+
+def test_an_event_is_in_the_spool_though_its_folder_was_moved_when_its_file_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reads a file that did not get its name."""
+    spool = open_spool(tmp_path / "spool")
+    first, rename = spool.producer, os.rename
+
+    def moved(source: Path, target: Path) -> None:
+        if spool.producer == first:
+            rename(spool.folder, tmp_path / "delivered")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", moved)
+    said = spool.append(EVENT)
+    assert [f"{event['producer']}:{event['seq']}" for event in lines(spool)] == [f"{spool.producer}:1", said]
 
 
 def test_a_forked_child_that_records_nothing_leaves_no_file_and_frees_no_lock(tmp_path: Path) -> None:
