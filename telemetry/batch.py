@@ -58,6 +58,13 @@ class Batch(NamedTuple):
     """Working folder of the runs, filled in per item."""
 
 
+class Running(NamedTuple):
+    """A run under way; they are kept by commit, because plans repeat names, and commits."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+
+
 class Stopped(Exception):
     """Ctrl-C, or SIGTERM."""
 
@@ -69,13 +76,13 @@ def work(
 
     Raises `Stopped` after Ctrl-C, and `JournalUnreachable` when there is nothing to wait for.
     """
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    running: dict[str, Running] = {}
     tried: dict[str, int] = {}
     with at_work(settings.home), _ending() as ended:
         found = current(batch, rule, settings, environ)
         while True:
             _start(batch, found, running, tried, settings, environ, tell)
-            others = [one.item for one in found if one.item.item_id not in running]
+            others = [one.item for one in found if one.item.commit not in running]
             elsewhere = [item for item in others if is_taken(lock_of(settings, batch, item))]
             if not running and not elsewhere:
                 return found
@@ -101,7 +108,7 @@ def current(batch: Batch, rule: Policy, settings: Settings, environ: Mapping[str
 def _start(
     batch: Batch,
     found: Sequence[State],
-    running: dict[str, subprocess.Popen[bytes]],
+    running: dict[str, Running],
     tried: dict[str, int],
     settings: Settings,
     environ: Mapping[str, str],
@@ -109,7 +116,7 @@ def _start(
 ) -> None:
     """Start what is open, as far as there are workers; an item that never begins is not started for ever."""
     for state in found:
-        key = state.item.item_id
+        key, name = state.item.commit, state.item.item_id
         if len(running) >= batch.workers:
             return
         if state.state != OPEN or key in running or tried.get(key, 0) >= batch.max_attempts:
@@ -118,7 +125,7 @@ def _start(
         if is_taken(lock):
             continue
         tried[key] = tried.get(key, 0) + 1
-        running[key] = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-I", "-m", "telemetry.planned", str(lock), *_command(batch, state.item)],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
@@ -126,8 +133,9 @@ def _start(
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C of the terminal is ours to pass on
         )
+        running[key] = Running(name, process)
         done = sum(one.state != OPEN for one in found)
-        tell(f"{key}: attempt {state.attempts + 1} begins ({done} of {len(found)} items are settled)")
+        tell(f"{name}: attempt {state.attempts + 1} begins ({done} of {len(found)} items are settled)")
 
 
 def _command(batch: Batch, item: Item) -> list[str]:
@@ -169,7 +177,7 @@ def lock_of(settings: Settings, batch: Batch, item: Item) -> Path:
 
 
 def _wait(
-    running: dict[str, subprocess.Popen[bytes]],
+    running: dict[str, Running],
     elsewhere: bool,
     ended: Callable[[], bool],
     tell: Callable[[str], None],
@@ -177,9 +185,9 @@ def _wait(
     """Until a run is over, or it is time to look for those of others."""
     until = time.monotonic() + _OTHERS_S
     while not ended():
-        over = [key for key, process in running.items() if process.poll() is not None]
-        for key in over:
-            tell(f"{key}: exit {running.pop(key).returncode}")
+        over = [key for key, one in running.items() if one.process.poll() is not None]
+        for name, process in map(running.pop, over):
+            tell(f"{name}: exit {process.returncode}")
         if over or (elsewhere and not running and time.monotonic() > until):
             return
         time.sleep(POLL_S)
@@ -187,7 +195,7 @@ def _wait(
 
 def _once_reached(
     ask: Callable[[], list[State]],
-    running: Mapping[str, subprocess.Popen[bytes]],
+    running: Mapping[str, Running],
     ended: Callable[[], bool],
     tell: Callable[[str], None],
 ) -> list[State] | None:
@@ -197,7 +205,7 @@ def _once_reached(
         try:
             return ask()
         except JournalUnreachable as error:
-            if any(process.poll() is None for process in running.values()):
+            if any(one.process.poll() is None for one in running.values()):
                 until = time.monotonic() + JOURNAL_S
             elif time.monotonic() > until:
                 raise
@@ -208,13 +216,13 @@ def _once_reached(
     return None
 
 
-def _stop(running: Mapping[str, subprocess.Popen[bytes]], tell: Callable[[str], None]) -> None:
+def _stop(running: Mapping[str, Running], tell: Callable[[str], None]) -> None:
     """Tell the runs to end, and see them end: each records how."""
     tell(f"stopping {len(running)} runs; what is open stays open")
-    for process in running.values():
-        process.send_signal(signal.SIGTERM)
-    for process in running.values():
-        process.wait()
+    for one in running.values():
+        one.process.send_signal(signal.SIGTERM)
+    for one in running.values():
+        one.process.wait()
 
 
 @contextmanager

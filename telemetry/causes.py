@@ -208,8 +208,8 @@ def _never_edited(seen: _Seen) -> Cause | None:
         return Cause("failed edits", f"{_count(len(seen.edits), 'edit')} failed", _ids(seen.edits))
     if seen.run["capture"] != "captured":
         return None
-    if not seen.executed:
-        return Cause("never edited", "the agent executed no tool call")
+    if not seen.executed:  # the tools of an agent of one's own may not be hooked
+        return Cause("never edited", "no executed tool call was seen")
     what = _count(len(seen.executed), "executed tool call")
     return Cause("never edited", f"no file was written by {what}, the last: {_quoted(seen.executed[-1])}",
                  _ids(seen.executed))  # fmt: skip

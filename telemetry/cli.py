@@ -93,9 +93,7 @@ def main() -> None:
     "--exit-status", type=click.Choice(["agent", "verdict"]), default="agent", show_default=True,
     help="Whose exit code to give. By the verdict of --policy: 0 pass, 1 fail, 3 unknown.",
 )  # fmt: skip
-@click.option(
-    "--cwd", metavar="FOLDER", type=click.Path(exists=True, file_okay=False), help="Where the agent works."
-)
+@click.option("--cwd", metavar="FOLDER", help="Where the agent works.")
 @click.option(
     "--pipeline-files", metavar="FOLDER", type=click.Path(exists=True, file_okay=False),
     help="Write journal.json, attempt.json and model_patch.diff there, for the scripts of a pipeline.",

@@ -58,7 +58,7 @@ def _settings(journal: str | None) -> Settings:
 @click.option(
     "--verify",
     metavar="COMMAND",
-    help="Run this, such as tests, in a clean checkout with the patch; 0 passes.",
+    help="Run this, such as tests, in a clean checkout with the patch; 0 passes. No shell: sh -c '…' is one.",
 )
 @click.option("--check", is_flag=True, help="Exit with 1 unless every verdict is pass.")
 @chooses
@@ -70,6 +70,10 @@ def judge(
     """Judge RUN (by default @last) by what was recorded of it, under a policy. Runs nothing again."""
     from telemetry import judging, queries, verdicts
 
+    if everything and run:
+        raise click.UsageError("RUN is one run, and --all is every one: leave one of them out")
+    if not everything and any(chosen.values()):
+        raise click.UsageError("options that choose runs go with --all")
     settings = _settings(journal)
     rule = judging.policy(settings.home, policy)
     with open_reading(journal) as read:
@@ -99,6 +103,8 @@ def result(
     from telemetry import judging, queries
 
     pairs = [_number(value) for value in values]
+    if len(dict(pairs)) < len(pairs):
+        raise click.UsageError("one name has two values: only the last would count")
     with open_reading(journal) as read:
         found = queries.run(read.engine, run)
     events = [ResultAttached(name=name, value=value, source=source, unit=unit) for name, value in pairs]
@@ -163,12 +169,19 @@ def errors(
 # --- plans -----------------------------------------------------------------------------------------
 
 
-def _excluded(given: Sequence[str]) -> dict[str, str]:
+def _excluded(given: Sequence[str], plan: Plan) -> dict[str, str]:
+    from telemetry.plans import unmatched
+
     pairs = [one.partition("=") for one in given]
     for name, equals, why in pairs:
         if not name or not equals or not why:
             raise click.BadParameter("write ITEM=REASON", param_hint="--exclude")
-    return {name: why for name, _, why in pairs}
+    excluded = {name: why for name, _, why in pairs}
+    for name in unmatched(plan, excluded):
+        click.echo(
+            f"agent-telemetry: --exclude {name}: no item and no commit of the plan is called so", err=True
+        )
+    return excluded
 
 
 def _plan(source: str) -> Plan:
@@ -199,7 +212,7 @@ def plan(
     with open_reading(journal) as read:
         lines = outcomes.lines(read.engine, rule, Filters(agent=agent))
     chosen = [line for line in lines if model is None or line.model == model]
-    found = plans.states(wanted, chosen, max_attempts=max_attempts, excluded=_excluded(exclude))
+    found = plans.states(wanted, chosen, max_attempts=max_attempts, excluded=_excluded(exclude, wanted))
     if remaining:
         display.write_json(sys.stdout, plans.remaining(wanted, found))
     else:
@@ -239,9 +252,9 @@ def run_plan(
         "AGENT_TELEMETRY_HOME": str(settings.home),
         "AGENT_TELEMETRY_JOURNAL": settings.journal,
     }
-    task = batch.Batch(
-        _plan(source), command, workers, max_attempts, policy, _excluded(exclude), timeout, cwd
-    )
+    wanted = _plan(source)
+    left_out = _excluded(exclude, wanted)
+    task = batch.Batch(wanted, command, workers, max_attempts, policy, left_out, timeout, cwd)
     try:
         found = batch.work(task, rule, settings, environ, lambda line: click.echo(line, err=True))
     except batch.Stopped:

@@ -5,11 +5,13 @@ Promises, each with its test in ``tests/test_plans.py``:
 * What is open is a question to the journal, asked anew each time; each item has a reason.
 * The keys of the pipeline's plan files are kept, those that this program does not know as well.
 * A commit is known by its id, in full or shortened, never by the item's own name: items move between plans.
+  An item without one is refused, because nothing could ever be known of it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ OPEN, SOLVED, EXHAUSTED, FAILING, EXCLUDED = "open", "solved", "exhausted", "fai
 SAME_FAILURES = 2
 """So many attempts in a row that failed for the same reason make a failure deterministic."""
 _SHORTEST = 7
+_COMMIT = re.compile(rf"[0-9a-f]{{{_SHORTEST},64}}")
 _IDS = ("item_id", "human", "pre")
 """Which are text, also where YAML takes 1234567 or 0123456 for a number."""
 
@@ -83,7 +86,23 @@ def _loaded(path: Path) -> Any:
 
 
 def _item(number: int, raw: Mapping[str, Any]) -> Item:
-    return Item(str(raw.get("item_id") or f"item-{number:04d}"), str(raw["human"]).strip().lower(), raw)
+    name = str(raw.get("item_id") or f"item-{number:04d}")
+    commit = raw.get("human")
+    text = commit.strip().lower() if isinstance(commit, str) else ""
+    if not _COMMIT.fullmatch(text):
+        raise ValueError(
+            f"item {name!r} has no commit under human, of {_SHORTEST} digits or more: {commit!r}"
+        )
+    return Item(name, text, raw)
+
+
+def unmatched(plan: Plan, excluded: Iterable[str]) -> list[str]:
+    """Which of these names are neither an item nor a commit of the plan."""
+    return [name for name in excluded if not any(_is_named(item, name) for item in plan.items)]
+
+
+def _is_named(item: Item, name: str) -> bool:
+    return name == item.item_id or _same(name.lower(), item.commit)
 
 
 def states(
@@ -128,7 +147,7 @@ def _state(item: Item, lines: Sequence[Line], limit: int | None, excluded: Mappi
     def state(name: str, reason: str) -> State:
         return State(item, name, reason, len(attempts), runs)
 
-    why = excluded.get(item.item_id) or next((w for c, w in excluded.items() if _same(c, item.commit)), None)
+    why = next((w for name, w in excluded.items() if _is_named(item, name)), None)
     solved = [line for line in lines if line.verdict == "pass"]
     if why:
         return state(EXCLUDED, why)

@@ -15,6 +15,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from math import isfinite
 from typing import Any, NamedTuple
 
 from agent_shim.errors import SettingsError
@@ -22,6 +23,7 @@ from agent_shim.errors import SettingsError
 from .checks import COMPLETE, FAIL, NAMES, PASS, UNKNOWN, Check
 
 ATTEMPTS = ("any", "first", "last")
+_RESULT = 'write result = { name = "speedup", at_least = 1.05 }'
 _KEYS = {"must_pass", "must_not_fail", "attempt", "allowed_files", "result"}
 
 
@@ -134,6 +136,8 @@ def _policy(name: str, table: Any, place: str) -> Policy:
     must_pass, must_not_fail = (_checks(table, key, name, place) for key in ("must_pass", "must_not_fail"))
     if not must_pass | must_not_fail:
         raise _wrong(place, name, "asks for nothing", "name checks under must_pass")
+    if "result" in must_pass and "result" not in table:
+        raise _wrong(place, name, "asks for a result and names none", _RESULT)  # it could never pass
     return Policy(
         name, must_pass, must_not_fail - must_pass, attempt, _patterns(table, name, place),
         _threshold(table.get("result"), name, place),
@@ -163,10 +167,12 @@ def _threshold(table: Any, name: str, place: str) -> Threshold | None:
     if table is None:
         return None
     try:
-        return Threshold(str(table["name"]), float(table["at_least"]))
+        least = float(table["at_least"])
+        if set(table) != set(Threshold._fields) or not isfinite(least):
+            raise ValueError
+        return Threshold(str(table["name"]), least)
     except (TypeError, KeyError, ValueError) as error:
-        hint = 'write result = { name = "speedup", at_least = 1.05 }'
-        raise _wrong(place, name, "result has not a name and a number at_least", hint) from error
+        raise _wrong(place, name, "result is not just a name and a number at_least", _RESULT) from error
 
 
 def _wrong(place: str, name: str, what: str, hint: str) -> SettingsError:

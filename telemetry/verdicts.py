@@ -221,9 +221,8 @@ def _short(one: Rate) -> str:
 def errors(found: Sequence[Group], examples: int, form: Form) -> None:
     """Errors by kind."""
 
-    def named(group: Group) -> str:
-        runs = list(dict.fromkeys(short(one.run_id) for one in group.occurrences))
-        return " ".join(runs[:examples])
+    def named(group: Group) -> list[str]:
+        return list(dict.fromkeys(one.run_id for one in group.occurrences))[:examples]
 
     columns: list[Column[Group]] = [
         Column("fingerprint", lambda group: group.fingerprint),
@@ -233,7 +232,8 @@ def errors(found: Sequence[Group], examples: int, form: Form) -> None:
         Column("error_type", lambda group: group.kind, "TYPE", lambda group: cut(group.kind or "", 28)),
         Column("http_status", lambda group: group.http_status, "STATUS",
                lambda group: str(group.http_status or ""), extra=2),
-        Column("examples", named, "FOR EXAMPLE" if examples else ""),
+        Column("examples", lambda group: " ".join(named(group)), "FOR EXAMPLE" if examples else "",
+               lambda group: " ".join(map(short, named(group)))),
         Column("text", lambda group: group.text, "TEXT", rest=True),
     ]  # fmt: skip
     objects = [

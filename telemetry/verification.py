@@ -22,6 +22,7 @@ from telemetry.checks import Patch
 from telemetry.identity import Git
 
 GIT_LIMIT_S = 60.0
+_PROGRAM = "name a program; for what a shell understands, write sh -c '…'"
 _TOLD = 200
 """Characters of what git says that are kept."""
 
@@ -45,7 +46,7 @@ def verify(
         except subprocess.TimeoutExpired:
             return 124
         except (OSError, ValueError) as error:
-            raise Unverified(f"{command!r} cannot be run: {error}", hint="name a program") from error
+            raise Unverified(f"{command!r} cannot be run: {error}", hint=_PROGRAM) from error
 
 
 def _check_out(

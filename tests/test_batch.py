@@ -144,3 +144,19 @@ def test_an_item_that_fails_alike_is_not_tried_for_ever(folder: Path, data_home:
     assert (item["state"], item["attempts"]) == ("failing", 2)
     assert item["reason"] == "the last 2 attempts failed alike: the process ended with 1: no"
     assert "item-0001: attempt 2 begins" in done.stderr
+
+
+def test_two_items_of_one_name_are_both_worked_off_and_a_commit_once(folder: Path, data_home: Path) -> None:
+    one, other = commits(2)
+    items = [{"item_id": name, "human": commit} for name, commit in (("i", one), ("i", other), ("j", one))]
+    (folder / "plan.json").write_text(json.dumps({"repo": "https://github.com/o/r", "items": items}))
+    _, err = start(folder, 3, 0).communicate(timeout=90)
+    assert sorted(started(folder)) == [one, other], err.decode()
+    assert err.decode().count("attempt 1 begins") == 2
+
+
+def test_an_item_that_cannot_be_started_says_why(folder: Path, data_home: Path) -> None:
+    plan(folder, 1)
+    start(folder, 1, 0, "--cwd", "/no/such/{item_id}").communicate(timeout=90)
+    (found,) = ask("plan", "--from", str(folder / "plan.json"), "--policy", "ended")
+    assert "/no/such/item-0001" in found["reason"]

@@ -202,7 +202,7 @@ def never_edited(run: Told) -> Told:
         ),
         (scratch, "only files that are no part of a patch changed: .bench_scratch/a.py (scratch)"),
         (killed, "the agent was ended before it had edited (timeout)"),
-        (never_edited, "the agent executed no tool call"),
+        (never_edited, "no executed tool call was seen"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -64,6 +64,8 @@ def test_groups_with_status_and_phase_and_one_for_what_was_not_recorded(
     asked = json.loads(CliRunner().invoke(cli.main, ["errors", "--json", *place]).stdout)
     assert {group["fingerprint"] for group in asked} == {group.fingerprint for group in found}
     assert all(len(group["examples"]) == 1 for group in asked)
+    lines = CliRunner().invoke(cli.main, ["errors", *place]).stdout.splitlines()[1:]
+    assert all(len(line.split("\t")[6]) == 32 for line in lines), "ids are whole where a program reads"
 
 
 def test_an_error_that_was_got_over_hides_no_reason_of_a_failed_run(tmp_path: Path) -> None:

@@ -116,6 +116,9 @@ def test_a_result_is_a_fact_with_its_source_and_decides_where_a_policy_asks(
         (["result", "1", "speedup=fast", "--source", "x"], "write NAME=NUMBER"),
         (["result", "1", "speedup=nan", "--source", "x"], "write NAME=NUMBER"),
         (["judge", "9"], "No run '9' is in the journal"),
+        (["judge", "9", "--all"], "RUN is one run, and --all is every one"),
+        (["judge", "--commit", "c"], "options that choose runs go with --all"),
+        (["result", "1", "a=1", "a=2", "--source", "x"], "one name has two values"),
     ],
 )
 def test_a_mistake_is_told_in_words(home: Path, words: list[str], message: str) -> None:
@@ -136,7 +139,7 @@ def test_claimed_and_verified_stand_side_by_side(home: Path) -> None:
     assert last["claimed"] == "exit 0, success"
     assert (first["status"], first["claimed_success"], first["verdict"]) == ("exit 0", True, "pass")
     shown = answer("show", "00000002")
-    assert shown["verdicts"][0]["empty_cause"] == "the agent executed no tool call"
+    assert shown["verdicts"][0]["empty_cause"] == "no executed tool call was seen"
     assert {check["name"] for check in shown["checks"]} >= {"exit-0", "patch-not-empty"}
 
 
@@ -220,7 +223,7 @@ def test_judging_works_on_each_database(place: str, data_home: Path, tmp_path: P
     (line,) = answer("retries", *there)["commits"]
     assert [attempt["verdict"] for attempt in line["attempts"]] == ["pass", "fail"]
     assert [(group["phase"], group["text"]) for group in answer("errors", *there)] == [
-        ("verdict", "the patch is empty: the agent executed no tool call")
+        ("verdict", "the patch is empty: no executed tool call was seen")
     ]
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"repo": "r", "items": [{"item_id": "one", "human": "c" * 40}]}))

@@ -93,3 +93,17 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError, match="is no plan") as refused:
         plans.read(tmp_path / "plan.json")
     assert "human" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize("commit", [None, "", "HEAD", "abc123", ["a"], 7])
+def test_an_item_without_a_commit_is_refused_by_name(tmp_path: Path, commit: object) -> None:
+    """It would stay open for ever, and an agent would be started for it."""
+    (tmp_path / "plan.json").write_text(json.dumps({"items": [{"item_id": "i-0007", "human": commit}]}))
+    with pytest.raises(SettingsError, match="item 'i-0007' has no commit under human"):
+        plans.read(tmp_path / "plan.json")
+
+
+def test_an_exclusion_that_fits_nothing_is_said(place: list[str]) -> None:
+    words = ["plan", *place, "--exclude", "i-9999=typo", "--exclude", f"{'d' * 9}=no GPU"]
+    told = "--exclude i-9999: no item and no commit of the plan is called so"
+    assert CliRunner().invoke(cli.main, words).stderr == f"agent-telemetry: {told}\n"

@@ -91,7 +91,14 @@ def test_a_policy_says_which_attempt_decides(
         ('[policy.a]\nmust_pass = ["exit-0"]\nattempt = "best"', "attempt is 'best'"),
         ("[policy.a]", "asks for nothing"),
         ('[policy.a]\nmust_pass = "exit-0"', "must_pass is no list of names"),
-        ('[policy.a]\nmust_pass = ["result"]\nresult = { name = "x" }', "result has not a name and a number"),
+        *(
+            (
+                f'[policy.a]\nmust_pass = ["result"]\nresult = {{ name = "x"{rest} }}',
+                "result is not just a name",
+            )
+            for rest in ("", ", at_least = nan", ", at_least = 1, at_most = 2")
+        ),
+        ('[policy.a]\nmust_pass = ["result"]', "asks for a result and names none"),
         ("policy = 1", "is no table"),
     ],
 )
