@@ -15,7 +15,6 @@ Promises, each with its test in ``tests/test_journal.py``:
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import tempfile
@@ -29,6 +28,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from agent_shim.errors import JournalError, JournalTooNew, JournalUnreachable, SettingsError
+from telemetry.turns import turn
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -44,7 +44,6 @@ PATIENCE_S = 15.0
 
 _PATIENCE = "patience_s"
 _RETRY_S = 0.05
-_TURN_S = 0.005
 _PAGE_BYTES = 16384
 """Events are up to some kilobytes: four times SQLite's default leaves a tenth less of the file empty."""
 _MIGRATION_LOCK = 0x6167_656E_745F_746D
@@ -169,7 +168,8 @@ def _make_private(path: Path) -> None:
 
 
 def _path(engine: Engine) -> Path:
-    return Path(str(engine.url.database))
+    """The file itself, where the journal is named by a link."""
+    return Path(os.path.realpath(str(engine.url.database)))
 
 
 def _write_ahead(path: Path, patience_s: float) -> None:
@@ -216,32 +216,11 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _turn(engine: Engine) -> Iterator[None]:
-    """One writer of a SQLite file at a time, its checkpoint included, which SQLite's own lock leaves out.
-
-    Before 3.51.3, two checkpoints at once can corrupt the file (sqlite.org/wal.html, "The WAL-Reset Bug").
-    """
     if engine.dialect.name != "sqlite" or engine.url.database in (None, "", ":memory:"):
         yield
         return
-    path = _path(engine)
-    fd = os.open(path.with_name(f"{path.name}-writer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + engine.get_execution_options().get(_PATIENCE, PATIENCE_S)
-        while not _locked(fd):
-            if time.monotonic() > deadline:
-                raise sqlite3.OperationalError("database is locked")
-            time.sleep(_TURN_S)
+    with turn(_path(engine), engine.get_execution_options().get(_PATIENCE, PATIENCE_S)):
         yield
-    finally:
-        os.close(fd)
-
-
-def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 # --- migrations -----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from agent_shim.events import AttemptReserved
 from telemetry import places
 from telemetry.identity import Identity
 from telemetry.settings import Settings
+from telemetry.turns import turn
 
 LOCKED_S = 0.5
 """How long a locked journal is waited for: a batch of the deliverer takes less."""
@@ -88,11 +89,15 @@ def _reserved(journal: str, environ: Mapping[str, str], run_id: str, key: _Key, 
     if path is None:
         return _asked(journal, environ, run_id, key)
     try:
-        place = f"file:{quote(path)}?mode=rw"  # one that is not there is not made here
-        with closing(sqlite3.connect(place, uri=True, timeout=LOCKED_S, isolation_level=None)) as connection:
+        with turn(os.path.realpath(path, strict=True), LOCKED_S), closing(_opened(path)) as connection:
             return _in_file(connection, run_id, key, counted)
-    except sqlite3.Error:
+    except (OSError, sqlite3.Error):
         return None
+
+
+def _opened(path: str) -> sqlite3.Connection:
+    place = f"file:{quote(path)}?mode=rw"  # one that is not there is not made here
+    return sqlite3.connect(place, uri=True, timeout=LOCKED_S, isolation_level=None)
 
 
 def _path(journal: str) -> str | None:

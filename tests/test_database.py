@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import pytest
 from agent_shim.errors import JournalUnreachable
 from telemetry import database, deliverer
 from telemetry.settings import Settings
+from telemetry.turns import turn
 from tests.generations import ROOT
 from tests.recordings import example_run
+from tests.wrapped import eventually
 
 WRITER = """
 import os, sys, time
@@ -93,6 +97,64 @@ def test_one_writer_at_a_time_and_the_others_wait_their_patience(journal: Path) 
     engine.dispose()
 
 
+def test_a_journal_has_one_writer_under_all_its_names(journal: Path) -> None:
+    link = journal.parent.parent / "link.db"
+    link.symlink_to(journal)
+    named, real = (database.connect(place, patience_s=0.1) for place in (link, journal))
+    assert journal.stat().st_mode & 0o777 == 0o600
+    with (
+        database.writing(named),
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+        database._turn(real),
+    ):
+        pass
+    named.dispose()
+    real.dispose()
+
+
+def test_a_writer_that_wants_turn_after_turn_passes_nobody_over(tmp_path: Path) -> None:
+    path, had = tmp_path / "journal.db", []
+
+    def wait() -> None:
+        with turn(path, 60):
+            had.append("waits")
+
+    waiting = threading.Thread(target=wait)
+    with turn(path, 60):
+        waiting.start()
+        eventually(lambda: is_locked(path.with_name("journal.db-next")))
+    with turn(path, 60):
+        had.append("again")
+    waiting.join()
+    assert had == ["waits", "again"]
+
+
+def is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def test_a_child_that_was_forked_in_a_turn_does_not_keep_it(tmp_path: Path) -> None:
+    with turn(tmp_path / "journal.db", 0):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        with turn(tmp_path / "journal.db", 0):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 @pytest.mark.parametrize("kept", [0o022, 0o000])
 def test_a_journal_is_for_its_owner_whatever_the_umask_is(journal: Path, kept: int) -> None:
     before = os.umask(kept)
@@ -105,7 +167,7 @@ def test_a_journal_is_for_its_owner_whatever_the_umask_is(journal: Path, kept: i
         engine.dispose()
     finally:
         os.umask(before)
-    assert files == ["journal.db", "journal.db-shm", "journal.db-wal", "journal.db-writer"]
+    assert files == [f"journal.db{end}" for end in ("", "-next", "-shm", "-wal", "-writer")]
     assert modes == {0o600}
 
 

@@ -16,6 +16,7 @@ from telemetry import attempts, numbers
 from telemetry.identity import Identity
 from telemetry.journal import Journal
 from telemetry.settings import Settings
+from telemetry.turns import turn
 from tests.journals import Told, filled
 from tests.test_attempts import COMMIT, KEY, REPO, run_id
 
@@ -80,6 +81,15 @@ def test_a_journal_that_cannot_be_used_holds_up_no_agent(settings: Settings, sta
         else:
             settings = settings._replace(journal="http://127.0.0.1:9")
         assert number(settings, 1) == (1, True)
+
+
+def test_it_is_reserved_in_a_turn_of_ones_own(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes into the file beside another writer can damage it."""
+    Journal.open(settings.journal).close()
+    monkeypatch.setattr(numbers, "LOCKED_S", 0.0)
+    with turn(settings.journal, 0.0):
+        assert number(settings, 1) == (1, True)
+    assert number(settings, 2) == (2, False)
 
 
 def test_a_server_is_asked_by_a_process_of_its_own(settings: Settings, place: str) -> None:
