@@ -174,16 +174,18 @@ class Run:
         A run that went on after it was moved joins its first part.
         """
         with spool.held(self.folder.parent, fcntl.LOCK_EX, 0.0) as alone:
-            if not alone or self._is_opening() or self._has_more():
+            hidden = self._hidden()
+            if not alone or any(map(spool.is_alive, hidden)) or self._has_more():
                 return False
+            for path in hidden:
+                path.unlink()  # whoever began it is gone, and was told of nothing in it
             self._move(places.delivered_folder(self._home, self.run))
         forget_positions(self._home, self.run)
         return True
 
-    def _is_opening(self) -> bool:
-        """Whether a process is about to begin a file here, which it does without the lock if it must."""
-        hidden = [path for path in self.folder.iterdir() if re.fullmatch(r"\.[0-9a-f]{32}", path.name)]
-        return any(spool.is_alive(path) for path in hidden)
+    def _hidden(self) -> list[Path]:
+        """The files that processes are about to begin here, which they do without the lock if they must."""
+        return [path for path in self.folder.iterdir() if re.fullmatch(r"\.[0-9a-f]{32}", path.name)]
 
     def _has_more(self) -> bool:
         return any(path.stem not in self.producers for path in places.producers(self.folder))

@@ -197,10 +197,12 @@ def test_a_folder_in_which_a_producer_is_about_to_begin_stays(settings: Settings
     opening.path.rename(hidden)
     settle(settings)
     assert hidden.exists()
+    (left := hidden.with_name(f".{new_id()}")).touch()
     hidden.rename(opening.path)
     opening.die()
     settle(settings)
     assert_same(settings, writer.run)
+    assert not (delivered(settings, writer.run) / left.name).exists(), "its process was killed meanwhile"
 
 
 def test_what_begins_while_a_run_is_delivered_is_delivered_too(
