@@ -10,6 +10,7 @@ Promises, each with its test in ``tests/test_journal.py``:
 * A SQLite file is readable by its owner only, and a commit has reached the disk when it returns.
 * Any number of processes and threads may open, write and close the same SQLite journal at once; it is
   whole afterwards (``tests/test_database.py``).
+* A SQLite file that was moved away while it was open is written no more: `JournalUnreachable`.
 * No error shows a password.
 """
 
@@ -43,6 +44,7 @@ PATIENCE_S = 15.0
 """How long to wait for another process that writes or migrates the same journal."""
 
 _PATIENCE = "patience_s"
+_FILE = "file"
 _RETRY_S = 0.05
 _PAGE_BYTES = 16384
 """Events are up to some kilobytes: four times SQLite's default leaves a tenth less of the file empty."""
@@ -87,6 +89,8 @@ def connect(place: str | Path, *, patience_s: float = PATIENCE_S) -> Engine:
             if url.get_backend_name() == "sqlite":
                 _make_file(engine)
             migrate(engine, patience_s)
+            if url.get_backend_name() == "sqlite":
+                engine.update_execution_options(**{_FILE: _file_at(_path(engine))})
     except BaseException:
         engine.dispose()
         raise
@@ -123,6 +127,7 @@ def way_out(reason: str) -> str:
     """What to do about a database that cannot be used, by what its driver says."""
     known = {
         "locked": "Another process is writing; try again, or end it.",
+        "moved away": "Try again: it is opened anew.",
         "full": "Free some space on its disk; nothing that was acknowledged is lost.",
         "not a database": "The file is something else; name another with --journal.",
         "malformed": "The file is damaged. Move it away and run agent-telemetry reconcile: a new one is made"
@@ -145,9 +150,18 @@ def _make_file(engine: Engine) -> None:
     path = _path(engine)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        _make_private(path)
+        with _turn(engine):
+            _make_first(path)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
+
+
+def _make_first(path: Path) -> None:
+    """The file, unless somebody was faster, without the log of one that was moved away."""
+    if not path.exists():
+        for end in ("-wal", "-shm"):
+            path.with_name(f"{path.name}{end}").unlink(missing_ok=True)
+        _make_private(path)
 
 
 def _make_private(path: Path) -> None:
@@ -219,8 +233,20 @@ def _turn(engine: Engine) -> Iterator[None]:
     if engine.dialect.name != "sqlite" or engine.url.database in (None, "", ":memory:"):
         yield
         return
-    with turn(_path(engine), engine.get_execution_options().get(_PATIENCE, PATIENCE_S)):
+    options, path = engine.get_execution_options(), _path(engine)
+    with turn(path, options.get(_PATIENCE, PATIENCE_S)):
+        if _FILE in options and options[_FILE] != _file_at(path):
+            raise sqlite3.OperationalError("the file was moved away while it was open")
         yield
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file is at `path`."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 # --- migrations -----------------------------------------------------------------------------------

@@ -104,7 +104,9 @@ class Journals:
         self._pauses.pop(place, None)
 
     def failed(self, place: str, why: str) -> None:
-        """Leave a journal alone, each time twice as long."""
+        """Let go of a journal, which may be moved away now, and leave it alone, each time twice as long."""
+        if place in self._open:
+            self._open.pop(place).close()
         if time.monotonic() >= self._again_at.get(place, 0.0):
             pause = self._pauses.get(place, FIRST_PAUSE_S / 2) * 2
             self._pauses[place] = min(pause, LONGEST_PAUSE_S)

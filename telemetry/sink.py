@@ -276,6 +276,7 @@ class Writer:
         try:
             told = self._open().ingest_together([job.delivery for job in jobs if job.delivery])
         except JournalError as error:
+            self._let_go(error)
             for job in jobs:
                 job.done.set_exception(error)
             return True
@@ -289,4 +290,11 @@ class Writer:
         try:
             job.done.set_result(job.work(self._open()))
         except Exception as error:  # noqa: BLE001 - raised again where the job was asked for
+            self._let_go(error)
             job.done.set_exception(error)
+
+    def _let_go(self, error: Exception) -> None:
+        """Of a journal that cannot be used: it may be moved away, and is opened anew at the next job."""
+        if isinstance(error, JournalUnreachable) and self._journal is not None:
+            self._journal.close()
+            self._journal = None

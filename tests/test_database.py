@@ -16,6 +16,7 @@ import pytest
 
 from agent_shim.errors import JournalUnreachable
 from telemetry import database, deliverer
+from telemetry.journal import Journal
 from telemetry.settings import Settings
 from telemetry.turns import turn
 from tests.generations import ROOT
@@ -197,3 +198,31 @@ def test_a_damaged_journal_says_the_way_out_and_the_way_out_works(tmp_path: Path
     assert ask("cost", "--by", "model").stdout == told
     with closing(sqlite3.connect(journal)) as connection:
         assert connection.execute("SELECT count(*) FROM event").fetchone() == (len(bodies),)
+
+
+def test_a_journal_that_is_moved_away_while_it_is_written_is_made_again(tmp_path: Path) -> None:
+    """Its log stays, and SQLite would take that for the log of the new one."""
+    environ = {"PATH": os.environ["PATH"], "AGENT_TELEMETRY_HOME": str(tmp_path / "home")}
+    settings = Settings.load(environ)
+    run = example_run(settings.home / "spool")
+    journals = deliverer.Journals(settings, environ)
+    journals.get(settings.journal).ingest(run.bodies()[:5], "test")
+    Path(settings.journal).rename(tmp_path / "damaged.db")
+    with pytest.raises(JournalUnreachable, match="moved away") as told:
+        journals.get(settings.journal).ingest(run.bodies(), "test")
+    with Journal.open(settings.journal) as beside:
+        assert beside.ingest(run.bodies()[:2], "test").new == 2
+        journals.failed(settings.journal, str(told.value))
+        eventually(lambda: reached(journals, settings.journal))
+        assert journals.get(settings.journal).ingest(run.bodies(), "test").new == len(run.bodies()) - 2
+    journals.close()
+    with closing(sqlite3.connect(settings.journal)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("SELECT count(*) FROM event").fetchone() == (len(run.bodies()),)
+
+
+def reached(journals: deliverer.Journals, place: str) -> bool:
+    try:
+        return bool(journals.get(place))
+    except JournalUnreachable:
+        return False
