@@ -218,7 +218,7 @@ def _once_reached(
 
 def _stop(running: Mapping[str, Running], tell: Callable[[str], None]) -> None:
     """Tell the runs to end, and see them end: each records how."""
-    tell(f"stopping {len(running)} runs; what is open stays open")
+    tell(f"stopping {len(running)} runs: they count as attempts; what has not begun stays open")
     for one in running.values():
         one.process.send_signal(signal.SIGTERM)
     for one in running.values():

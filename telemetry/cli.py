@@ -267,7 +267,11 @@ def show(run: str, claims: bool, journal: str | None, tz: tzinfo | None, as_json
 def cost(
     by: str, limit: int | None, journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any
 ) -> None:  # fmt: skip
-    """Show tokens, cost and time, and how much of them is known."""
+    """Show tokens, cost and time, and how much of them is known.
+
+    CALLS are those that can have used tokens: one that the API refused is among the calls of runs and show,
+    and not here.
+    """
     from telemetry import queries, reports
 
     with open_reading(journal) as read:

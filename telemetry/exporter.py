@@ -172,7 +172,7 @@ class Exporter:
             if not (
                 cause.code in _NEVER or (cause.code == _TOO_LARGE and batch.size_bytes > MAX_BATCH_BYTES)
             ):
-                raise DeliveryError(why, hint="It stays in the spool and is sent again.")
+                raise DeliveryError(why, hint="See whether an OpenTelemetry endpoint listens there.")
             refused += len(batch.items)
         if refused:
             raise BatchRefused(why, refused)

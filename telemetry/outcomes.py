@@ -11,6 +11,7 @@ Promises, each with its test in ``tests/test_outcomes.py``:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import comb
 from typing import Any, NamedTuple
@@ -118,11 +119,13 @@ def rate(found: Iterable[Line], k: int) -> Rate:
 def summed(costs: Iterable[Cost]) -> Cost:
     """The sum of costs, a lower bound where one is not known."""
     amounts: dict[str, float] = {}
-    reasons: dict[str, int] = {}
-    for cost in costs:
+    reasons: Counter[str] = Counter()
+    summands = list(costs)
+    for cost in summands:
         for currency, amount in cost.amounts.items():
             amounts[currency] = amounts.get(currency, 0) + amount
         if cost.reason:
-            reasons[cost.reason] = reasons.get(cost.reason, 0) + 1
-    told = "; ".join(f"{reason} ({count} runs)" for reason, count in reasons.items())
+            reasons[cost.reason] += 1
+    runs = f"{len(summands)} run{'' if len(summands) == 1 else 's'}"
+    told = "; ".join(f"{reason} in {count} of {runs}" for reason, count in reasons.items())
     return Cost(dict(sorted(amounts.items())), told or None)

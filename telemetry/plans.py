@@ -169,7 +169,9 @@ def _why_open(attempts: Sequence[Any]) -> str:
     last = attempts[-1]
     if last.run.state == "running":
         return "an attempt is running"
-    told = {None: "is not judged", "fail": "failed", "unknown": "has no verdict"}.get(last.verdict, "")
+    if last.verdict is None:
+        return f"the last of {len(attempts)} attempts is not judged: agent-telemetry judge --all judges it"
+    told = {"fail": "failed", "unknown": "has no verdict"}.get(last.verdict, "")
     return f"the last of {len(attempts)} attempts {told}: {last.reason or 'no reason known'}"
 
 

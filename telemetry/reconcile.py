@@ -60,7 +60,12 @@ def _runs(home: Path) -> list[str]:
 
 
 def _named(home: Path, name: str) -> str:
-    """The one run in the data folder whose id is `name`, or begins or ends with it. Raises `NotFound`."""
+    """The one run in the data folder whose id is `name`, or begins or ends with it; ``@last`` is the newest.
+
+    Raises `NotFound`.
+    """
+    if name == "@last" and (runs := _runs(home)):
+        return runs[-1]  # ids begin with their time
     found = [run for run in _runs(home) if name and (run.startswith(name) or run.endswith(name))]
     if len(found) == 1:
         return found[0]

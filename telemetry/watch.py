@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Protocol, TextIO
 
 from telemetry import display, live
@@ -167,7 +168,7 @@ def _amounts(one: Live) -> str | None:
     found = cost(one)
     if not found.amounts:
         return None if found.reason else "0"
-    return " + ".join(f"{amount:f} {currency}" for currency, amount in found.amounts.items())
+    return " + ".join(f"{Decimal(repr(amount)):f} {currency}" for currency, amount in found.amounts.items())
 
 
 def _age_s(stored: str | None, now_ns: int) -> float | None:

@@ -90,8 +90,9 @@ def test_pass_at_k_is_the_unbiased_estimate_over_commits_with_k_attempts(journal
 
 
 def test_a_cost_that_is_not_known_makes_the_sum_a_lower_bound() -> None:
-    costs = [Cost({"USD": 1.0}), Cost({}, "1 run not captured"), Cost({"EUR": 2.0})]
-    assert outcomes.summed(costs) == ({"EUR": 2.0, "USD": 1.0}, "1 run not captured (1 runs)")
+    costs = [Cost({"USD": 1.0}), Cost({}, "1 of 2 calls unknown"), Cost({"EUR": 2.0})]
+    told = "1 of 2 calls unknown in 1 of 3 runs"
+    assert outcomes.summed(costs) == ({"EUR": 2.0, "USD": 1.0}, told)
 
 
 def test_runs_has_the_rates_and_what_is_in_none(journal: Journal, tmp_path: Path, data_home: Path) -> None:

@@ -107,3 +107,8 @@ def test_an_exclusion_that_fits_nothing_is_said(place: list[str]) -> None:
     words = ["plan", *place, "--exclude", "i-9999=typo", "--exclude", f"{'d' * 9}=no GPU"]
     told = "--exclude i-9999: no item and no commit of the plan is called so"
     assert CliRunner().invoke(cli.main, words).stderr == f"agent-telemetry: {told}\n"
+
+
+def test_an_attempt_that_is_not_judged_says_what_judges_it(place: list[str]) -> None:
+    found = json.loads(ask(*place, "--json", "--policy", "strict"))
+    assert found[3]["reason"].endswith("attempts is not judged: agent-telemetry judge --all judges it")

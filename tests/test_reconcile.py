@@ -111,7 +111,7 @@ def test_a_run_that_is_moved_while_it_is_compared_is_compared_all_the_same(
     assert places.delivered_folder(home, RUN).is_dir()
 
 
-@pytest.mark.parametrize("name", [RUN, RUN[-8:], RUN[:12]])
+@pytest.mark.parametrize("name", [RUN, RUN[-8:], RUN[:12], "@last"])
 def test_a_run_is_named_as_for_other_commands(home: Path, name: str) -> None:
     example_run(home / "spool")
     settings, environ = settings_of(home, str(home / "journal.db"))

@@ -133,6 +133,16 @@ def test_an_endpoint_that_takes_neither_is_an_error(tmp_path: Path) -> None:
     nothing.stop()
 
 
+def test_what_could_not_be_sent_by_hand_is_not_promised_for_later(tmp_path: Path) -> None:
+    recording, nothing = example_run(tmp_path / "spool"), Backend()
+    nothing.stop()
+    with Journal.open(tmp_path / "journal.db") as journal:
+        journal.ingest(recording.bodies(), "test")
+        with pytest.raises(DeliveryError, match="did not accept") as refused:
+            send(journal.engine, RUN, nothing.exporter())
+    assert refused.value.hint == "See whether an OpenTelemetry endpoint listens there."
+
+
 def test_the_command_sends_the_last_run_into_another_journal(tmp_path: Path) -> None:
     """Sent twice, the sink has every event once."""
     recording = example_run(tmp_path / "spool")

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from telemetry.planned import at_work
 from telemetry.reading import reading
 from telemetry.settings import Settings
 from telemetry.testing import Answer, Delivery, ScriptedServer, Usage, rate_limited
+from telemetry.totals import Cost
 from telemetry.watch import Watch
 from tests.wrapped import eventually
 
@@ -302,6 +304,12 @@ def test_a_table_fits_the_terminal_and_the_last_words_of_a_run_stay(
     assert max(map(len, words)) <= columns
     assert terminal.shows_cursor
     os.close(terminal.fd)
+
+
+def test_a_cost_of_less_than_a_millionth_is_not_shown_to_programs_as_nothing() -> None:
+    run, total = SimpleNamespace(capture="captured"), SimpleNamespace(cost=Cost({"USD": 2.5e-7}))
+    one: Any = SimpleNamespace(total=total, run=run)
+    assert module._amounts(one) == "0.00000025 USD"
 
 
 def test_ctrl_c_ends_it_without_a_word(data_home: Path) -> None:
