@@ -299,7 +299,11 @@ def deliver(
     ours = without_password(settings.journal)  # a run that goes elsewhere is nothing to wait for
     wanted = {run: sizes for run, sizes in _sizes(settings.home).items() if _goes_to(settings, run) == ours}
     while True:
-        held = handover.lock(settings.home)
+        try:
+            held = handover.lock(settings.home)
+        except OSError as error:
+            why = f"{settings.home} cannot be written: {error.strerror}"
+            return Delivered(0, dict.fromkeys(_behind(settings.home, wanted), why))
         if held is not None:
             break
         behind = _behind(settings.home, wanted)

@@ -129,6 +129,17 @@ def test_a_producer_that_is_gone_is_sealed_and_its_run_retired(settings: Setting
     assert not places.positions_folder(settings.home, writer.run).exists()
 
 
+def test_a_data_folder_that_cannot_be_written_keeps_no_question_from_being_asked(settings: Settings) -> None:
+    writer = Writer(settings.home).write()
+    writer.spool.seal()
+    (settings.home / "deliverer.lock").mkdir()
+    (why,) = settle(settings).waiting.items()
+    assert why == (writer.run, f"{settings.home} cannot be written: Is a directory")
+    (settings.home / "deliverer.lock").rmdir()
+    settle(settings)
+    assert_same(settings, writer.run)
+
+
 def test_a_producer_that_sealed_itself_is_not_sealed_again(settings: Settings) -> None:
     writer = Writer(settings.home).write()
     writer.spool.seal()
