@@ -48,7 +48,17 @@ journal that are used.
 
 What is secret comes from the environment alone and is written nowhere: passwords, the headers in
 `OTEL_EXPORTER_OTLP_HEADERS`, and `AGENT_TELEMETRY_SINK_TOKEN`, the token that `agent-telemetry sink` asks of
-those who send to it; without a token it listens on the loopback interface alone."""
+those who send to it; without a token it listens on the loopback interface alone.
+
+Of OpenTelemetry's other variables the sender honours `OTEL_EXPORTER_OTLP_HEADERS`, `…_COMPRESSION`,
+`…_CERTIFICATE`, `…_CLIENT_CERTIFICATE` and `…_CLIENT_KEY`, also those for one signal
+(`OTEL_EXPORTER_OTLP_LOGS_HEADERS`), for gRPC `…_INSECURE`, which goes over the scheme, and
+`OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`. It reads the environment of the run that found no
+deliverer at work, and of `send`. What switches an SDK off or thins out what it sends does nothing here:
+`OTEL_SDK_DISABLED`, `OTEL_TRACES_EXPORTER=none`, `OTEL_LOGS_EXPORTER=none`, samplers and limits; with no
+endpoint set nothing is sent. Nor are `OTEL_EXPORTER_OTLP_TIMEOUT` and `OTEL_BSP_…` read. The agent gets all
+of them as they are, with its run among the resource attributes. What an endpoint did not take is told in
+`deliverer.log` in the data folder, and tried again."""
 
 MODULES = """\
 A module may import those of its own layer and of the layers below it, with a lower number. The list is the

@@ -50,7 +50,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from agent_shim.attributes import SCHEMA_URL, SCOPE, SERVICE_NAME
+from agent_shim.attributes import RUN, SCHEMA_URL, SCOPE, SERVICE_NAME
 from agent_shim.errors import DeliveryError, EventError, SettingsError
 from telemetry.otlp import Record, to_record
 from telemetry.settings import Endpoint, Settings, without_password
@@ -75,6 +75,8 @@ _LOGGERS = (
     HttpLogs.__module__,
     HttpSpans.__module__,
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http._common",
+    "opentelemetry.util.re",  # quotes a header that it cannot read, and headers hold tokens
 )
 
 Item = TypeVar("Item")
@@ -110,7 +112,7 @@ class Exporter:
         total_timeout_s: float = TOTAL_TIMEOUT_S,
     ) -> None:
         self._endpoints = {"logs": logs, "spans": traces}
-        self._resource = Resource({SERVICE_NAME: SCOPE}).merge(OTELResourceDetector().detect())
+        self._resource = _resource()
         self._scope = InstrumentationScope(SCOPE, schema_url=SCHEMA_URL)
         self._total_timeout_s = total_timeout_s
         self._official: dict[str, _Official] = {}
@@ -219,6 +221,12 @@ class Exporter:
         )
 
 
+def _resource() -> Resource:
+    """As the environment says; without the run that a run around this one handed down."""
+    named = OTELResourceDetector().detect().attributes
+    return Resource({SERVICE_NAME: SCOPE} | {key: value for key, value in named.items() if key != RUN})
+
+
 def _context(trace_id: str, span_id: str | None) -> SpanContext:
     flags = TraceFlags(TraceFlags.SAMPLED)
     return SpanContext(int(trace_id, 16), int(span_id or "0", 16), is_remote=False, trace_flags=flags)
@@ -259,10 +267,28 @@ class _Official(NamedTuple):
 
 
 def _official(signal: str, endpoint: Endpoint, timeout_s: float) -> _Official:
+    with _heard() as reports:
+        made = _made(signal, endpoint, timeout_s)
+    if reports:
+        made.exporter.shutdown()
+        raise SettingsError(
+            f"the OTEL_EXPORTER_OTLP_ variables cannot be used: {_complaint(reports[0])}",
+            hint="headers are name=value pairs, %20 for a space; certificates are files that can be read",
+        )
+    return made
+
+
+def _made(signal: str, endpoint: Endpoint, timeout_s: float) -> _Official:
     if endpoint.protocol == "grpc":
         return _Official(_grpc(signal, endpoint.url, timeout_s), _logged_cause)
     session, make = _Session(), HttpLogs if signal == "logs" else HttpSpans
     return _Official(make(endpoint.url, timeout=timeout_s, session=session), lambda _: session.cause)
+
+
+def _complaint(report: logging.LogRecord) -> str:
+    """What an exporter did not like, without the value."""
+    cause = report.exc_info[1] if report.exc_info else None
+    return str(cause or str(report.msg).partition(":")[0])
 
 
 class _Session(requests.Session):
@@ -272,9 +298,10 @@ class _Session(requests.Session):
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
         """Refuses redirects too: the exporters do not follow them, and take them for success."""
+        options.setdefault("verify", self.verify)  # else REQUESTS_CA_BUNDLE goes over the exporters' own
         try:
             response = super().request(*args, **options)
-        except requests.RequestException as error:
+        except OSError as error:  # all of theirs are, and a certificate that is not there is no other
             self.cause = _Cause(None, str(error)[:_MAX_REASON])
             raise
         status = response.status_code

@@ -4,7 +4,8 @@ Promises, each with its test in ``tests/test_sending.py``:
 
 * Log records and spans have the times and ids that they had, or would have had, when they were recorded:
   whoever tells duplicates by them has none.
-* Every event of the run goes once. An endpoint that takes one of logs and spans gets that one.
+* Every event of the run goes once. An endpoint that takes one of logs and spans gets that one, and one that
+  refuses some of them for good gets the others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from agent_shim.errors import DeliveryError
 from agent_shim.events import SpanReceived, name_of
 from telemetry import tables  # noqa: F401  (its import fills the metadata)
 from telemetry.database import reachable
-from telemetry.exporter import Exporter, SignalRefused
+from telemetry.exporter import BatchRefused, Exporter, SignalRefused
 from telemetry.spans import Span, SpanFold
 
 _EVENT = SQLModel.metadata.tables["event"]
@@ -38,7 +39,7 @@ class Sent(NamedTuple):
     events: int
     spans: int
     refused: list[str]
-    """Signals that it does not take, and why."""
+    """What it does not take, and why."""
 
 
 def send(engine: Engine, run_id: str, exporter: Exporter) -> Sent:
@@ -47,20 +48,24 @@ def send(engine: Engine, run_id: str, exporter: Exporter) -> Sent:
     refused: list[str] = []
     events = _in_parts(refused, _bodies(engine, run_id), lambda part: exporter.events(part, trace_id))
     sent = _in_parts(refused, iter(spans), exporter.spans)
-    if len(refused) == 2:
+    if refused and not (events or sent):
         raise DeliveryError(f"Nothing was sent: {'; '.join(refused)}", hint="Name another with --endpoint.")
     return Sent(events, sent, refused)
 
 
 def _in_parts(refused: list[str], items: Iterator[Item], send: Callable[[list[Item]], object]) -> int:
-    """How many were sent; a signal that is not taken is noted in `refused`."""
+    """How many were sent; a signal that is not taken, or a batch of it, is noted in `refused`."""
     sent = 0
-    try:
-        while part := list(islice(items, _AT_ONCE)):
+    while part := list(islice(items, _AT_ONCE)):
+        try:
             send(part)
-            sent += len(part)
-    except SignalRefused as error:
-        refused.append(str(error))
+        except BatchRefused as error:
+            refused.append(str(error))
+            sent -= error.refused
+        except SignalRefused as error:
+            refused.append(str(error))
+            break
+        sent += len(part)
     return sent
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
+import requests
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
@@ -192,7 +193,8 @@ def test_variables_for_headers_compression_and_resource_are_honoured(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "authorization=Bearer%20spans")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "batch-7")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=ci")
+    handed_down = f"{attr.RUN}={RUN}"  # by a run around this one
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"deployment.environment.name=ci,{handed_down}")
     recording = example_run(tmp_path)
     sending = exporter()
     sending.events(recording.bodies())
@@ -334,6 +336,39 @@ def test_a_call_gives_up_when_its_time_is_over(tmp_path: Path, peer: Peer, expor
     sending = exporter(total_timeout_s=0.0)
     with pytest.raises(DeliveryError, match="did not take all logs within"):
         sending.events(recording.bodies())
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_header_that_cannot_be_read_is_a_setting_of_no_use_and_is_not_said(
+    peer: Peer,
+    exporter: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    protocol: str,
+) -> None:
+    """It may hold a token, and what the deliverer says is kept in a file."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization: Bearer secret")
+    with pytest.raises(SettingsError, match="Header format invalid") as caught:
+        exporter(logs=Endpoint(peer.url, protocol))
+    assert "secret" not in str(caught.value) + capsys.readouterr().err
+
+
+def test_a_certificate_that_is_not_there_is_the_reason(
+    tmp_path: Path,
+    peer: Peer,
+    exporter: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where there is one for all programs: the one for this purpose comes first."""
+    url = peer.url.replace("http:", "https:")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", requests.certs.where())
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "none.pem"))
+    with pytest.raises(DeliveryError, match=r"none\.pem"):
+        exporter(logs=Endpoint(url, "http/protobuf")).events(example_run(tmp_path).bodies())
+    with pytest.raises(SettingsError, match=r"none\.pem"):
+        exporter(logs=Endpoint(url, "grpc"))
+    assert capsys.readouterr().err == ""
 
 
 def test_nothing_of_the_official_exporters_reaches_stderr(

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from agent_shim.errors import DeliveryError
+from telemetry import sending
 from telemetry.exporter import Exporter
 from telemetry.journal import Journal
 from telemetry.sending import send
@@ -27,11 +28,12 @@ pytest_plugins = ("tests.backends",)
 
 
 class Backend(HTTPServer):
-    """Keeps what it is sent; it does not know the paths in `refused`."""
+    """Keeps what it is sent; it does not know the paths in `refused`, nor takes what holds `never`."""
 
-    def __init__(self, *refused: str) -> None:
+    def __init__(self, *refused: str, never: bytes = b"\0none") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.refused = refused
+        self.never = never
         self.taken: list[tuple[str, bytes]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
@@ -52,10 +54,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        known = self.path not in self.server.refused
-        if known:
+        status = 404 if self.path in self.server.refused else 400 if self.server.never in body else 200
+        if status == 200:
             self.server.taken.append((self.path, body))
-        self.send_response(200 if known else 404)
+        self.send_response(status)
         self.send_header("content-length", "0")
         self.end_headers()
 
@@ -122,6 +124,20 @@ def test_an_endpoint_that_takes_no_logs_gets_the_spans(tmp_path: Path) -> None:
         sent = send(journal.engine, RUN, tracing.exporter())
     tracing.stop()
     assert (sent.events, sent.spans > 0, len(sent.refused)) == (0, True, 1)
+
+
+def test_what_is_refused_for_good_holds_nothing_else_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_AT_ONCE", 1)
+    recording, picky = example_run(tmp_path / "spool"), Backend(never=b"tool.call.started")
+    with Journal.open(tmp_path / "journal.db") as journal:
+        journal.ingest(recording.bodies(), "test")
+        sent = send(journal.engine, RUN, picky.exporter())
+    picky.stop()
+    lost = sum(b'"tool.call.started"' in body for body in recording.bodies())
+    assert (sent.events, sent.spans > 0) == (len(recording.bodies()) - lost, True)
+    assert len(sent.refused) == lost > 0
 
 
 def test_an_endpoint_that_takes_neither_is_an_error(tmp_path: Path) -> None:
