@@ -127,7 +127,7 @@ def way_out(reason: str) -> str:
     """What to do about a database that cannot be used, by what its driver says."""
     known = {
         "locked": "Another process is writing; try again, or end it.",
-        "unable to open": "Its folder has to be there and to be writable: agent-telemetry doctor looks at it.",
+        "unable to open": "Its folder has to be there, and writable: agent-telemetry doctor looks at it.",
         "I/O error": "Its disk may be full or failing: agent-telemetry doctor looks at it.",
         "moved away": "Try again: it is opened anew.",
         "full": "Free some space on its disk; nothing that was acknowledged is lost.",

@@ -170,29 +170,30 @@ class Deliverer:
 
     def _deliver(self, run: Run) -> bool:
         run.refresh()
-        kept = places.destination(self._home, run.run)
-        destination = kept or places.destination_of(self._settings)
+        destination = places.destination(self._home, run.run) or places.destination_of(self._settings)
         exports = bool(destination.logs or destination.traces)
         if exports and self._exports:
             self._exports.take(run, destination)
         if self._seal(run):
             run.refresh()
-        progress = self._to_journal(run, destination.journal)
-        if progress and kept is None:
-            places.write_destination(self._home, run.run, destination)  # what follows goes there too
+        progress = self._to_journal(run, destination)
         if not run.producers or run.unsealed() or not run.is_delivered(JOURNAL):
             return progress
         if exports and not self._is_exported(run):
             return progress
         return self._retire(run) or progress
 
-    def _to_journal(self, run: Run, place: str) -> bool:
+    def _to_journal(self, run: Run, destination: places.Destination) -> bool:
         batches = {p: p.batch(p.position(JOURNAL)) for p in run.producers.values()}
         bodies = [body for batch in batches.values() for body in batch.bodies]
         if not bodies:
             return False
+        place = destination.journal
         try:
-            ingested = self._journals.get(place).ingest(bodies, f"spool {run.run}")
+            journal = self._journals.get(place)
+            if places.destination(self._home, run.run) is None:
+                places.write_destination(self._home, run.run, destination)  # what follows goes there too
+            ingested = journal.ingest(bodies, f"spool {run.run}")
         except AgentTelemetryError as error:
             self._journals.failed(place, str(error))
             raise

@@ -258,6 +258,21 @@ def test_a_run_that_goes_on_goes_where_it_went(settings: Settings, tmp_path: Pat
     assert not Path(other.journal).exists()
 
 
+def test_a_run_whose_first_deliverer_died_goes_on_where_it_went(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its first events would be in two journals."""
+    writer = Writer(settings.home).write()
+    with monkeypatch.context() as dying:
+        dying.setattr(Producer, "keep", lambda *_: os._exit(0))
+        deliver_once_in_a_child(settings)
+    writer.spool.seal()
+    other = settings._replace(journal=str(tmp_path / "other.db"))
+    settle(other)
+    assert_same(settings, writer.run)
+    assert not Path(other.journal).exists()
+
+
 def test_positions_of_a_run_whose_deliverer_was_killed_when_it_had_moved_it_are_removed(
     settings: Settings,
 ) -> None:
