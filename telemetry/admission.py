@@ -27,9 +27,9 @@ from telemetry.database import reachable, writing
 from telemetry.filters import Filters
 from telemetry.identity import Identity
 from telemetry.journal import Journal
-from telemetry.judging import assess, judge, pending, policy
+from telemetry.judging import assess, judge, pending
 from telemetry.outcomes import Line, lines
-from telemetry.policies import Policy, decides
+from telemetry.policies import Policy, decides, named
 from telemetry.queries import short
 from telemetry.reading import reading
 from telemetry.remote import RemoteJournal, is_remote
@@ -61,7 +61,7 @@ def admit(
     try:
         if is_remote(settings.journal):
             return _asked(settings.journal, environ, run_id, wanted, limit, rule)
-        chosen = policy(settings.home, rule or "default")
+        chosen = named(settings.home, rule or "default")
         before = _before(settings, environ, wanted, chosen)
         return _refused(wanted, before, limit, chosen if rule else None) or _reserved(
             settings.journal, run_id, wanted, limit
@@ -104,7 +104,7 @@ def decide(journal: Journal, home: Path, asked: Mapping[str, object]) -> Mapping
         raise SettingsError("A policy is named; no file is read for others.")
     names = (asked.get(name) for name in Wanted._fields)
     wanted = Wanted(*(name if type(name) is str else None for name in names))
-    chosen = policy(home, rule or "default")
+    chosen = named(home, rule or "default")
     refused = _refused(wanted, _assessed(journal, wanted, chosen), limit, chosen if rule else None)
     if refused is None:
         number = reserve_asked(journal, asked)

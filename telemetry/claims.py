@@ -1,4 +1,4 @@
-"""Claims: an assertion about a run, held against what was transmitted and what was observed. Pure.
+"""Claims: assertions about a run, held against what was transmitted and observed. Pure, but for `written`.
 
 Promises, each with its test in ``tests/test_claims.py``:
 
@@ -17,6 +17,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent_shim.canonical import canonical, digest, encode
@@ -70,6 +71,17 @@ def parse_all(texts: Iterable[str]) -> dict[str, str]:
             hint = "a claim is one value; leave one of them out"
             raise SettingsError(f"{name} is claimed to be {made[name]} and to be {value}", hint=hint)
     return made
+
+
+def written(file: Path) -> list[str]:
+    """The claims in a file, one a line; lines that begin with # are notes. Raises `SettingsError`."""
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{file} cannot be read: {error}", hint="one NAME=VALUE a line, in UTF-8"
+        ) from error
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def names(name: str) -> tuple[str, ...]:

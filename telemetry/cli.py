@@ -127,6 +127,7 @@ def run(
 
     try:
         settings = Settings.load(os.environ, flags)
+        _known(policy, settings)
     except AgentTelemetryError as error:
         raise Failure(error, OURS) from error
     request = wrapper.RunRequest(
@@ -146,6 +147,20 @@ def run(
     sys.exit(wrapper.run(request))
 
 
+def _known(policy: str, settings: Settings) -> None:
+    """Raise `SettingsError` for a policy that there is not, before an agent has cost anything.
+
+    That of a journal behind a sink is the sink's to know.
+    """
+    if policy == "default":
+        return  # and nothing more is loaded, as for most runs
+    from telemetry.policies import named
+    from telemetry.remote import is_remote
+
+    if not is_remote(settings.journal):
+        named(settings.home, policy)
+
+
 def _admission(settings: Settings, limit: int | None, policy: str | None) -> Any:
     """Says whether a run may start; ``None`` where nothing limits it."""
     if limit is None:
@@ -159,11 +174,10 @@ def _claims(given: tuple[str, ...], file: str | None) -> tuple[ClaimMade, ...]:
     if not given and file is None:
         return ()
     from agent_shim.events import ClaimMade
-    from telemetry.claims import parse_all
+    from telemetry.claims import parse_all, written
 
-    lines = [line.strip() for line in Path(file).read_text().splitlines()] if file else []
-    written = [line for line in lines if line and not line.startswith("#")]
-    made = [ClaimMade(*pair, source="file", place=file) for pair in parse_all(written).items()]
+    lines = written(Path(file)) if file else []
+    made = [ClaimMade(*pair, source="file", place=file) for pair in parse_all(lines).items()]
     return (*made, *(ClaimMade(*pair, source="option") for pair in parse_all(given).items()))
 
 
@@ -190,9 +204,9 @@ def runs(
     of the commits of all runs that fit, under --policy; away from a terminal on stderr, and in JSON not at
     all: retries has them.
     """
-    from telemetry import judging, outcomes, queries, reports, verdicts
+    from telemetry import outcomes, policies, queries, reports, verdicts
 
-    rule = judging.policy(Settings.load(os.environ, {"journal": journal}).home, policy)
+    rule = policies.named(Settings.load(os.environ, {"journal": journal}).home, policy)
     form, filters = form_of(as_json, tz), filters_of(tz=tz, **chosen)
     most = limit or (30 if form.kind == "table" else None)
     with open_reading(journal) as read:
@@ -270,7 +284,7 @@ def cost(
     """Show tokens, cost and time, and how much of them is known.
 
     CALLS are those that can have used tokens: one that the API refused is among the calls of runs and show,
-    and not here.
+    and not here. RUNS are all that fit, those too whose attempt was refused before it started.
     """
     from telemetry import queries, reports
 

@@ -68,14 +68,14 @@ def judge(
     journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any,
 ) -> None:  # fmt: skip
     """Judge RUN (by default @last) by what was recorded of it, under a policy. Runs nothing again."""
-    from telemetry import judging, queries, verdicts
+    from telemetry import judging, policies, queries, verdicts
 
     if everything and run:
         raise click.UsageError("RUN is one run, and --all is every one: leave one of them out")
     if not everything and any(chosen.values()):
         raise click.UsageError("options that choose runs go with --all")
     settings = _settings(journal)
-    rule = judging.policy(settings.home, policy)
+    rule = policies.named(settings.home, policy)
     with open_reading(journal) as read:
         if everything:
             found = judging.pending(read.engine, filters_of(tz=tz, **chosen), rule)
@@ -136,9 +136,9 @@ def retries(
     policy: str, over: int, k: int, journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any
 ) -> None:
     """Show the attempts at each commit: what came of them, what they cost, how much bought nothing."""
-    from telemetry import judging, outcomes, verdicts
+    from telemetry import outcomes, policies, verdicts
 
-    rule = judging.policy(_settings(journal).home, policy)
+    rule = policies.named(_settings(journal).home, policy)
     with open_reading(journal) as read:
         found = outcomes.lines(read.engine, rule, filters_of(tz=tz, **chosen))
     shown = [line for line in found if len(line.attempts) > over]
@@ -158,9 +158,9 @@ def errors(
     policy: str, examples: int, journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any
 ) -> None:
     """Show what went wrong, by kind: errors, and why runs failed by the policy."""
-    from telemetry import fingerprints, judging, verdicts
+    from telemetry import fingerprints, policies, verdicts
 
-    rule = judging.policy(_settings(journal).home, policy)
+    rule = policies.named(_settings(journal).home, policy)
     with open_reading(journal) as read:
         found = fingerprints.errors(read.engine, rule, filters_of(tz=tz, **chosen))
     verdicts.errors(found, examples, form_of(as_json, tz))
@@ -204,11 +204,11 @@ def plan(
     agent: str | None, model: str | None, journal: str | None, tz: tzinfo | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Print what of a plan is open now, and why: a question to the journal, nothing is stored."""
-    from telemetry import display, judging, outcomes, plans, verdicts
+    from telemetry import display, outcomes, plans, policies, verdicts
     from telemetry.filters import Filters
 
     wanted = _plan(source)
-    rule = judging.policy(_settings(journal).home, policy)
+    rule = policies.named(_settings(journal).home, policy)
     with open_reading(journal) as read:
         lines = outcomes.lines(read.engine, rule, Filters(agent=agent))
     chosen = [line for line in lines if model is None or line.model == model]
@@ -243,10 +243,10 @@ def run_plan(
     {item_id}, {commit}, {pre} and {repo} in the command are filled in per item. Killed and started again,
     it goes on where the journal stands.
     """
-    from telemetry import batch, judging, verdicts
+    from telemetry import batch, policies, verdicts
 
     settings = _settings(journal)
-    rule = judging.policy(settings.home, policy)
+    rule = policies.named(settings.home, policy)
     environ = {
         **os.environ,
         "AGENT_TELEMETRY_HOME": str(settings.home),

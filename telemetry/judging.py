@@ -10,14 +10,12 @@ Promises, each with its test in ``tests/test_judging.py``:
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row, select
 
-from agent_shim.errors import JournalUnreachable, SettingsError
+from agent_shim.errors import JournalUnreachable
 from agent_shim.events import ClaimChecked, Event, ResultAttached, RunJudged
 from agent_shim.redaction import Redactor, live_secrets
 from agent_shim.spool import Spool
@@ -26,10 +24,10 @@ from telemetry.checks import FAIL, VERIFICATION, Check, empty_cause, examine
 from telemetry.database import reachable
 from telemetry.deliverer import deliver
 from telemetry.filters import NEWEST_FIRST, RUN, Filters
-from telemetry.policies import Policy, Verdict, read, shipped, verdict
+from telemetry.policies import Policy, Verdict, verdict
 from telemetry.queries import short
 from telemetry.reading import Reading
-from telemetry.settings import CONFIG, VERSION, Settings
+from telemetry.settings import VERSION, Settings
 from telemetry.verification import verify
 
 ROLE = "judge"
@@ -45,33 +43,6 @@ class Judged(NamedTuple):
     checks: Sequence[Check]
     event: RunJudged
     claims: Sequence[ClaimChecked]
-
-
-# --- policies --------------------------------------------------------------------------------------
-
-
-def policy(home: Path, name: str) -> Policy:
-    """The policy of that name, or the one in the file `name`. Raises `SettingsError`."""
-    if name.endswith(".toml"):
-        found = read(_toml(Path(name)), name)
-        if len(found) != 1:
-            raise SettingsError(f"{name} holds {len(found)} policies", hint="keep one in a file of its own")
-        return next(iter(found.values()))
-    config = home / CONFIG
-    known = shipped() | (read(_toml(config), str(config)) if config.exists() else {})
-    if name not in known:
-        raise SettingsError(f"no policy is called {name!r}", hint=f"known: {', '.join(sorted(known))}")
-    return known[name]
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}", hint="correct the file") from error
-
-
-# --- judging ---------------------------------------------------------------------------------------
 
 
 def judge(

@@ -71,7 +71,7 @@ def read(path: Path) -> Plan:
 
 def _loaded(path: Path) -> Any:
     """JSON, or YAML by the name of the file."""
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8-sig")
     if path.suffix not in (".yaml", ".yml"):
         return json.loads(text)
     import yaml  # the pipeline writes JSON

@@ -16,9 +16,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from math import isfinite
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent_shim.errors import SettingsError
+from telemetry.config_file import NAME as CONFIG
 
 from .checks import COMPLETE, FAIL, NAMES, PASS, UNKNOWN, Check
 
@@ -114,6 +116,27 @@ def shipped() -> dict[str, Policy]:
     """The policies that come with the program."""
     content = tomllib.loads(files("telemetry").joinpath("policies.toml").read_text("utf-8"))
     return read(content, "the program's own policies")
+
+
+def named(home: Path, name: str) -> Policy:
+    """The policy of that name, or the one in the file `name`. Raises `SettingsError`."""
+    if name.endswith(".toml"):
+        found = read(_toml(Path(name)), name)
+        if len(found) != 1:
+            raise SettingsError(f"{name} holds {len(found)} policies", hint="keep one in a file of its own")
+        return next(iter(found.values()))
+    config = home / CONFIG
+    known = shipped() | (read(_toml(config), str(config)) if config.exists() else {})
+    if name not in known:
+        raise SettingsError(f"no policy is called {name!r}", hint=f"known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}", hint="correct the file") from error
 
 
 def read(content: Mapping[str, Any], place: str) -> dict[str, Policy]:

@@ -19,7 +19,8 @@ from agent_shim.errors import AgentTelemetryError
 from telemetry import queries, totals
 from telemetry.database import reachable
 from telemetry.filters import RUN
-from telemetry.judging import judge, policy
+from telemetry.judging import judge
+from telemetry.policies import named
 from telemetry.reading import Reading, reading
 from telemetry.reports import cost_object
 from telemetry.settings import Settings
@@ -27,7 +28,7 @@ from telemetry.settings import Settings
 
 def settle(settings: Settings, environ: Mapping[str, str], run_id: str, name: str) -> dict[str, Any]:
     """Judge a run under policy `name`; what is known of it then. Raises `AgentTelemetryError`."""
-    rule = policy(settings.home, name)
+    rule = named(settings.home, name)
     with reading(settings, environ) as read:
         (judged,) = judge(read, settings, environ, [queries.run(read.engine, run_id)], rule)
         used = _used(read, run_id)

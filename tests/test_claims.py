@@ -116,6 +116,14 @@ def test_a_claim_has_a_name_and_a_value(text: str) -> None:
         claims.parse(text)
 
 
+def test_a_file_of_claims_may_begin_with_a_mark_and_must_be_text(tmp_path: Path) -> None:
+    (tmp_path / "claims").write_bytes(b"\xef\xbb\xbftemperature=1\r\n# a note\r\n")
+    assert claims.written(tmp_path / "claims") == ["temperature=1"]
+    (tmp_path / "claims").write_bytes(b"\xff\xfet=1")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        claims.written(tmp_path / "claims")
+
+
 def test_a_claim_has_one_value() -> None:
     assert claims.parse_all(["model=gpt-5", "model=gpt-5"]) == {"model": "gpt-5"}
     with pytest.raises(SettingsError, match="model is claimed to be gpt-5 and to be gpt-4o"):

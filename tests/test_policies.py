@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from agent_shim.errors import SettingsError
+from telemetry import cli
 from telemetry.checks import NAMES, Check
 from telemetry.policies import Policy, decides, read, shipped, verdict
 
@@ -106,3 +109,13 @@ def test_a_policy_that_cannot_be_meant_is_refused(text: str, message: str) -> No
     with pytest.raises(SettingsError, match=message) as refused:
         policy(text)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("more", [[], ["--exit-status", "verdict"], ["--max-attempts", "1"]])
+def test_a_policy_that_there_is_not_is_told_before_an_agent_is_started(
+    data_home: Path, more: list[str]
+) -> None:
+    asked = CliRunner().invoke(cli.main, ["run", "--policy", "mien", *more, "--", "true"])
+    assert asked.exit_code == 125
+    assert "no policy is called 'mien'" in asked.stderr
+    assert not data_home.exists()
