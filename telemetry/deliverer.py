@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -135,14 +136,19 @@ class Deliverer:
         self._say = say
         self._journals = Journals(settings, environ)
         self._runs: dict[str, Run] = {}
-        for name in set(places.positioned(self._home)) - set(places.runs(self._home)):
-            forget_positions(self._home, name)  # of a run whose deliverer was killed when it had moved it
+        self._sweep()
         self._seals: dict[str, spool.Spool] = {}
         self._exports = ExportThread(self._exporter, self._tell) if exports else None
         if self._exports:
             self._exports.start()
         self.events = 0
         self.waiting: dict[str, str] = {}
+
+    def _sweep(self) -> None:
+        """Remove the positions of runs whose deliverer was killed when it had moved them."""
+        for name in set(places.positioned(self._home)) - set(places.runs(self._home)):
+            with suppress(OSError):  # they are in nobody's way
+                forget_positions(self._home, name)
 
     # --- one look at everything --------------------------------------------------------------------
 

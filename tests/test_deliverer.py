@@ -277,9 +277,11 @@ def test_positions_of_a_run_whose_deliverer_was_killed_when_it_had_moved_it_are_
     settings: Settings,
 ) -> None:
     places.write_positions(settings.home, new_id(), new_id(), {JOURNAL: 1})
+    (stuck := places.positions_folder(settings.home, "stuck") / "folder").mkdir(parents=True)
     Writer(settings.home).write().die()
     settle(settings)
-    assert places.positioned(settings.home) == []
+    assert places.positioned(settings.home) == ["stuck"]
+    assert stuck.exists(), "and one that cannot be removed holds up nothing"
 
 
 def test_a_forked_child_has_a_file_of_its_own_that_is_delivered_too(settings: Settings) -> None:
