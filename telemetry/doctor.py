@@ -30,7 +30,7 @@ from sqlalchemy import Connection, create_engine, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import agent_shim
-from agent_shim.errors import AgentTelemetryError
+from agent_shim.errors import AgentTelemetryError, SettingsError
 from telemetry import child, display, handover, launch, places, self_test, stand_in
 from telemetry.command import STAND_IN
 from telemetry.costs import price_book
@@ -440,17 +440,32 @@ def _vocabulary(place: Place) -> Iterator[Check]:
 
 # --- OpenTelemetry and time ----------------------------------------------------------------------
 
+_OF_SDKS = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_LOGS_EXPORTER", "OTEL_TRACES_SAMPLER")
+"""They switch an SDK off, and none sends for us."""
+
 
 def _opentelemetry(place: Place) -> Iterator[Check]:
     given = {name: value for name, value in sorted(place.environ.items()) if name.startswith("OTEL_")}
     for name, value in given.items():
         shown = "(set)" if "HEADERS" in name else without_password(value)
-        yield Check(name, "ok", shown)
+        yield Check(name, "ok", f"{shown}: does nothing here" if name in _OF_SDKS else shown)
     ends = {end.url: signal for signal in ("logs", "traces") if (end := place.settings.otlp(signal))}
     if not ends:
         yield Check("OpenTelemetry", "ok", "no endpoint is set: events go to the journal alone")
     for url in ends:
         yield _reachable(url)
+    if ends:
+        yield from _usable(place.settings)
+
+
+def _usable(settings: Settings) -> Iterator[Check]:
+    """What the exporters do not like in the variables of this process."""
+    from telemetry.exporter import Exporter
+
+    try:
+        Exporter.from_settings(settings).close()
+    except SettingsError as error:
+        yield Check("OpenTelemetry variables", "warn", str(error), error.hint or "")
 
 
 def _reachable(url: str) -> Check:

@@ -229,6 +229,16 @@ def test_an_endpoint_is_tried_and_secrets_are_not_shown(data_home: Path) -> None
     assert found(data_home, OTEL_EXPORTER_OTLP_ENDPOINT=url)["OpenTelemetry endpoint"].state == "warn"
 
 
+def test_variables_of_opentelemetry_that_do_nothing_or_are_of_no_use_are_told(
+    data_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization: Bearer hidden")
+    checks = found(data_home, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", OTEL_SDK_DISABLED="true")
+    assert checks["OTEL_SDK_DISABLED"].text == "true: does nothing here"
+    assert checks["OpenTelemetry variables"].state == "warn"
+    assert "hidden" not in str(checks)
+
+
 def test_prices_say_their_name_and_how_current_they_are(data_home: Path) -> None:
     check = found(data_home)["prices"]
     assert (check.state, check.text.startswith("genai-prices ")) == ("ok", True)
