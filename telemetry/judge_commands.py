@@ -60,7 +60,11 @@ def _settings(journal: str | None) -> Settings:
     metavar="COMMAND",
     help="Run this, such as tests, in a clean checkout with the patch; 0 passes. No shell: sh -c '…' is one.",
 )
-@click.option("--check", is_flag=True, help="Exit with 1 unless every verdict is pass.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 1 unless every verdict is pass; with --all, the earlier ones too.",
+)
 @chooses
 @reads
 def judge(
@@ -77,16 +81,20 @@ def judge(
     settings = _settings(journal)
     rule = policies.named(settings.home, policy)
     with open_reading(journal) as read:
+        those = filters_of(tz=tz, **chosen)
         if everything:
-            found = judging.pending(read.engine, filters_of(tz=tz, **chosen), rule)
+            found = judging.pending(read.engine, those, rule)
         else:
             found = [queries.run(read.engine, run or "@last")]
         if verify:
             results = {one.run_id: [judging.verification(read, one, verify, os.environ)] for one in found}
             judging.write(settings, os.environ, results)
         judged = judging.judge(read, settings, os.environ, found, rule)
+        passed = all(one.verdict.verdict == "pass" for one in judged)
+        if everything and check:
+            passed = judging.all_pass(read.engine, those, rule)
     verdicts.judged(judged, rule, form_of(as_json, tz), whole=not everything)
-    sys.exit(FINDINGS if check and any(one.verdict.verdict != "pass" for one in judged) else 0)
+    sys.exit(FINDINGS if check and not passed else 0)
 
 
 @click.command()

@@ -102,6 +102,15 @@ def pending(engine: Engine, filters: Filters, rule: Policy) -> list[Row[Any]]:
     return [run for run in reversed(found) if judged.get(run.run_id) != seen.get(run.run_id)]
 
 
+def all_pass(engine: Engine, filters: Filters, rule: Policy) -> bool:
+    """Whether every judgement of the runs that fit is a pass under this policy, whenever it was made."""
+    table = evidence.VERDICT
+    ours = table.c.policy == rule.name, table.c.policy_sha256 == rule.sha256, table.c.verdict != "pass"
+    of_run = table.c.run_id == RUN.c.run_id
+    with reachable(engine), engine.connect() as connection:
+        return connection.execute(select(RUN.c.run_id).where(of_run, *ours, *filters.tests())).first() is None
+
+
 def verification(reading: Reading, run: Row[Any], command: str, environ: Mapping[str, str]) -> ResultAttached:
     """The result of a verification command on a run's patch. Raises `Unverified`."""
     with reachable(reading.engine), reading.engine.connect() as connection:

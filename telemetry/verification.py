@@ -22,6 +22,8 @@ from telemetry.checks import Patch
 from telemetry.identity import Git
 
 GIT_LIMIT_S = 60.0
+_STDERR = 2
+"""Where the command's output goes: standard output is for the verdicts, which programs read."""
 _PROGRAM = "name a program; for what a shell understands, write sh -c '…'"
 _TOLD = 200
 """Characters of what git says that are kept."""
@@ -40,8 +42,9 @@ def verify(
         _check_out(patch, worktree, environ, Path(folder), checkout)
         try:
             done = subprocess.run(
-                shlex.split(command), cwd=checkout, env=dict(environ), check=False, timeout=limit_s
-            )
+                shlex.split(command), cwd=checkout, env=dict(environ), check=False, timeout=limit_s,
+                stdout=_STDERR,
+            )  # fmt: skip
             return done.returncode
         except subprocess.TimeoutExpired:
             return 124

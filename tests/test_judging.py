@@ -130,6 +130,8 @@ def test_a_mistake_is_told_in_words(home: Path, words: list[str], message: str) 
 def test_check_makes_the_exit_code_a_finding(home: Path) -> None:
     assert ask("judge", "00000001", "--check").exit_code == 0
     assert ask("judge", "00000002", "--check").exit_code == 1
+    assert ask("judge", "--all", "--check").exit_code == 1, "one failed, though nothing is left to judge"
+    assert ask("judge", "--all", "--check", "--until", "2000-01-01").exit_code == 0
 
 
 def test_claimed_and_verified_stand_side_by_side(home: Path) -> None:
@@ -190,16 +192,17 @@ def worktree(tmp_path: Path, data_home: Path) -> Path:
     ("expected", "state", "verdict"), [("False", "pass", "pass"), ("True", "fail", "fail")]
 )
 def test_a_verification_command_runs_in_a_clean_checkout_with_the_patch(
-    worktree: Path, expected: str, state: str, verdict: str
+    worktree: Path, expected: str, state: str, verdict: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (worktree / "speed.py").write_text("slow = 'of something else by now'\n")
-    command = f"grep -qx 'slow = {expected}' speed.py"
+    command = f"grep -x 'slow = {expected}' speed.py"
     policy = worktree.parent / "p.toml"
     policy.write_text('[policy.tested]\nmust_pass = ["verification"]\n')
     (one,) = answer("judge", "--verify", command, "--policy", str(policy))
     (check,) = [check for check in one["checks"] if check["name"] == "verification"]
     assert (check["state"], one["verdict"]) == (state, verdict)
     assert command in check["reason"]
+    assert capfd.readouterr().out == "", "what the command says is no part of the answer"
     assert not (worktree.parent / "ran").exists()
     assert (worktree / "speed.py").read_text() == "slow = 'of something else by now'\n"
 
