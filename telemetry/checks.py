@@ -105,7 +105,12 @@ def _exit(evidence: Evidence) -> _Found:
     if run.outcome == "exited":
         after = ", after the agent had said that it was done" if run.claimed_success else ""
         return FAIL, f"the process ended with {run.exit_code}: {run.error_message}{after}", seen
-    return FAIL, f"the process did not end by itself: {run.outcome}: {run.error_message}", seen
+    others = {
+        "raised": f"the run ended with {run.error_type}",
+        "spawn_failed": "the process was never started",
+    }
+    told = others.get(run.outcome, f"the process did not end by itself: {run.outcome}")
+    return FAIL, f"{told}: {run.error_message}", seen
 
 
 def _done(evidence: Evidence) -> _Found:

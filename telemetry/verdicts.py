@@ -162,7 +162,7 @@ def _summary(found: Sequence[Line], rates: Sequence[Rate], policy: Policy) -> li
     open_ = sum(one.verdict is None for one in attempts)
     told = [
         "",
-        f"{len(attempts)} attempts at {len(found)} commits cost {spent};"
+        f"{len(attempts)} attempts at {_commits(found)} cost {spent};"
         f" {len(futile)} of them bought nothing: {lost}.",
         *(_rate(one) for one in rates),
         f"✓ pass, ✗ fail, ? unknown, · not judged, under policy {policy.name}.",
@@ -194,7 +194,7 @@ def _decided(found: Sequence[Line], policy: Policy) -> str:
     attempts = sum(len(line.attempts) for line in found)
     solved, failed = (sum(line.verdict == state for line in found) for state in ("pass", "fail"))
     return (
-        f"{_number(len(found), 'commit')}, {_number(attempts, 'attempt')},"
+        f"{_commits(found)}, {_number(attempts, 'attempt')},"
         f" policy {policy.name} ({policy.attempt} attempt decides):"
         f" {solved} solved, {failed} failed, {len(found) - solved - failed} open"
     )
@@ -205,6 +205,13 @@ def _in_no_rate(found: Sequence[Line]) -> str:
     told = {"not judged (agent-telemetry judge --all)": None, "of unknown verdict": "unknown"}
     left = [f"{states.count(state)} {what}" for what, state in told.items() if state in states]
     return f" In no rate: {', '.join(left)}." if left else ""
+
+
+def _commits(found: Sequence[Line]) -> str:
+    """How many; where several agents or models tried one, the rates count it once for each, which is said."""
+    commits = len({(line.repository, line.commit) for line in found})
+    told = _number(commits, "commit")
+    return told if commits == len(found) else f"{told} (counted {len(found)} times: per agent and model)"
 
 
 def _number(count: int, what: str) -> str:

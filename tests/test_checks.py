@@ -81,6 +81,14 @@ def test_each_check_names_events_that_exist(examine: Examine, journal: Journal) 
             {"outcome": "timeout", "exit_code": None, "error_type": "Timeout", "error_message": "not done"},
             "the process did not end by itself: timeout: not done",
         ),
+        (
+            {"outcome": "raised", "exit_code": None, "error_type": "ValueError", "error_message": "boom"},
+            "the run ended with ValueError: boom",
+        ),
+        (
+            {"outcome": "spawn_failed", "exit_code": None, "error_type": "E", "error_message": "no such"},
+            "the process was never started: no such",
+        ),
     ],
 )
 def test_an_end_other_than_0_fails(examine: Examine, end: dict[str, Any], reason: str) -> None:

@@ -126,6 +126,15 @@ def test_below_a_table_of_runs_are_the_rates(journal: Journal, monkeypatch: pyte
     assert err.getvalue() == ""
 
 
+def test_a_commit_of_two_agents_is_one_commit_that_is_counted_twice(tmp_path: Path) -> None:
+    out = StringIO()
+    with filled(tmp_path / "two.db", solved(1, agent="trae"), solved(2, agent="other")) as journal:
+        verdicts.passing(outcomes.lines(journal.engine, DEFAULT), [], DEFAULT, Form(out, "lines"), out)
+    assert out.getvalue().startswith(
+        "agent-telemetry: 1 commit (counted 2 times: per agent and model), 2 att"
+    )
+
+
 def test_the_command_says_all_of_it(journal: Journal, tmp_path: Path, data_home: Path) -> None:
     place = ("--journal", str(tmp_path / "journal.db"))
     asked = json.loads(CliRunner().invoke(cli.main, ["retries", "-k", "2", "--json", *place]).stdout)
