@@ -16,9 +16,10 @@ from sqlalchemy import text
 
 from agent_shim.events import RunStarted
 from agent_shim.spool import Spool
-from telemetry import cli, doctor
+from telemetry import cli, health
 from telemetry.database import HEAD
-from telemetry.doctor import STATES, Check, examine, sqlite_version
+from telemetry.doctor import examine
+from telemetry.health import STATES, Check, sqlite_version
 from telemetry.journal import Journal
 from telemetry.settings import Settings
 from tests.journals import Told, filled
@@ -97,13 +98,13 @@ def test_what_waits_in_the_spool_is_counted(data_home: Path) -> None:
 def test_a_folder_that_cannot_be_written_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     home = tmp_path / "file" / "home"
-    check = next(check for check in doctor._data_folder(place(home)) if check.name == "data folder")
+    check = next(check for check in health._data_folder(place(home)) if check.name == "data folder")
     assert (check.state, check.way_out) == ("fail", "set AGENT_TELEMETRY_HOME")
 
 
-def place(home: Path, **environ: str) -> doctor.Place:
+def place(home: Path, **environ: str) -> health.Place:
     given = {"AGENT_TELEMETRY_HOME": str(home), **environ}
-    return doctor.Place(Settings.load(given), given, (), NOW)
+    return health.Place(Settings.load(given), given, (), NOW)
 
 
 # --- the agent -----------------------------------------------------------------------------------
@@ -209,10 +210,10 @@ def test_the_file_system_is_that_of_the_longest_mount_point(tmp_path: Path) -> N
         f"22 21 0:21 / {tmp_path} rw shared:1 - nfs4 server:/x rw\n"
         f"23 21 0:22 / {tmp_path}/other rw - tmpfs tmpfs rw\n"
     )
-    assert doctor._kind(tmp_path / "data", mounts) == "nfs4"
-    assert doctor._kind(Path("/"), mounts) == "ext4"
-    assert doctor._kind(tmp_path, tmp_path / "missing") is None
-    assert "nfs4" in doctor.NETWORK
+    assert health._kind(tmp_path / "data", mounts) == "nfs4"
+    assert health._kind(Path("/"), mounts) == "ext4"
+    assert health._kind(tmp_path, tmp_path / "missing") is None
+    assert "nfs4" in health.NETWORK
 
 
 def test_an_endpoint_is_tried_and_secrets_are_not_shown(data_home: Path) -> None:
