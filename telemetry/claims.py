@@ -210,7 +210,8 @@ def _observed(name: str, claimed: Any, calls: Sequence[Any], tools: Sequence[Any
     overlapping = [tool.tool_call_id for tool in tools if tool.overlaps]
     if not several and not overlapping:
         return _Side(None, "no response asked for several tool calls, and none overlapped" if tools else None)
-    words = f"{len(several)} responses asked for several tool calls, {len(overlapping)} tool calls overlapped"
+    responses = f"{len(several)} response{'' if len(several) == 1 else 's'}"
+    words = f"{responses} asked for several tool calls, {len(overlapping)} tool calls overlapped"
     return _Side(bool(claimed), words, (*several, *overlapping))
 
 

@@ -91,7 +91,8 @@ def verdict(policy: Policy, checks: Sequence[Check]) -> Verdict:
 def _passed(policy: Policy, needed: Sequence[Check]) -> str:
     """What was asked for; of a patch, what it is."""
     patch = next((check.reason for check in needed if check.name == "patch-not-empty"), None)
-    return patch or f"{len(policy.must_pass)} checks passed"
+    number = len(policy.must_pass)
+    return patch or f"{number} check{'' if number == 1 else 's'} passed"
 
 
 def _beside(policy: Policy, checks: Sequence[Check]) -> list[str]:

@@ -107,7 +107,7 @@ class RemoteJournal:
                 allow_redirects=False,
             )  # fmt: skip
         except requests.RequestException as error:
-            raise self._unreachable(str(error)) from error
+            raise self._unreachable(_first_cause(error)) from error
         if answer.status_code == 400 and kind == otlp.JSON:
             raise SettingsError(_reason(answer))
         if answer.status_code != 200:
@@ -125,6 +125,13 @@ class RemoteJournal:
             f"The sink {without_password(self._url)} did not answer as it should: {why[:_MAX_REASON]}",
             hint=f"Check AGENT_TELEMETRY_JOURNAL and {TOKEN}; events stay in the spool until it answers.",
         )
+
+
+def _first_cause(error: BaseException) -> str:
+    """What the system said: what libraries make of it names their objects."""
+    while deeper := error.__cause__ or error.__context__:
+        error = deeper
+    return str(error)
 
 
 def _batches(bodies: Sequence[bytes]) -> Iterator[list[bytes]]:

@@ -249,7 +249,8 @@ def _token_column(name: str, lines: Sequence[CostLine]) -> Column[CostLine]:
 
 
 def _tokens_reason(line: CostLine) -> str | None:
-    return "; ".join(dict.fromkeys(total.reason for total in line.tokens.values() if total.reason)) or None
+    reasons = (total.reason for total in line.tokens.values() if total.reason)
+    return "; ".join(dict.fromkeys(part for reason in reasons for part in reason.split("; "))) or None
 
 
 def _wall(by: str) -> tuple[str, Callable[[CostLine], str]]:

@@ -72,7 +72,7 @@ HURRY_TREE_S = 3.4
 """The same for looking at the tree: after the 2 seconds of the agent, before the delivery."""
 HURRY_S = 4.0
 """From a signal from outside to our end: a pipeline's patience of 5 seconds, less our own exit."""
-_POLL_S = 0.05
+_POLL_S, _AGAIN_S = 0.05, 1.0
 
 
 class RunRequest(NamedTuple):
@@ -449,8 +449,11 @@ class Recording:
         """Wait, for a while, until every event of the run is in the journal."""
         until = time.monotonic() + DELIVERY_S
         home, seen = self._settings.home, Run(self._settings.home, self.run_id)
-        handover.start(self._settings, self._environ)  # the first one may have had to give up
+        again = 0.0
         while time.monotonic() < until and not handover.is_complete(home, seen):
+            if time.monotonic() >= again:  # the first one may have had to give up, or was killed
+                handover.start(self._settings, self._environ)
+                again = time.monotonic() + _AGAIN_S
             if signals.ending_at is not None:
                 until = min(until, signals.ending_at + HURRY_S)
             signals.wait(_POLL_S)

@@ -66,7 +66,7 @@ def test_what_happened_refutes_what_was_sent(tmp_path: Path) -> None:
         run.tell("tool.call.finished", begin=begin, ended="completed")
     found = check(tmp_path, ended(run, None), "parallel_tool_calls", "false")
     assert found.verdict == "refuted"
-    assert found.reason == "1 responses asked for several tool calls, 2 tool calls overlapped"
+    assert found.reason == "1 response asked for several tool calls, 2 tool calls overlapped"
     assert set(found.events) == {call, *begins}
 
 

@@ -213,6 +213,16 @@ def test_cost_as_lines(spent: Callable[[str], str]) -> None:
     assert (unknown["cost_reason"], unknown["runs_not_captured"]) == ("1 run not captured", "1")
 
 
+def test_a_reason_that_two_sums_have_is_said_once(tmp_path: Path) -> None:
+    """Of one call only the output is known, and of no sum all of the run."""
+    told = Told(1).start(commit=A)
+    told.call(usage={"completion_tokens": 5})
+    with priced(tmp_path / "journal.db", told) as journal:
+        report = queries.cost(journal.engine, BOOK)
+    (line, *_) = records(text("lines", lambda form: reports.cost(report, form)))
+    assert line["tokens_reason"] == "1 of 1 calls unknown; 1 run not complete"
+
+
 def test_cost_as_json(spent: Callable[[str], str]) -> None:
     report = json.loads(spent("json"))
     known, unknown = report["lines"]

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from agent_shim.events import span_id
+from telemetry import handover
+from telemetry.turns import turn
 from tests.generations import ROOT
 from tests.wrapped import DRIVER, Wrap, eventually, is_alive, wrap
 
@@ -527,3 +529,27 @@ def test_the_mode_of_files_is_private(wrap: Wrap) -> None:
     done = wrap("true")
     folders = [wrap.home / "delivered" / done.events[0]["run"], wrap.home / "delivered"]
     assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in folders)
+
+
+@linux
+def test_a_deliverer_that_is_killed_while_the_run_waits_for_it_is_started_again(wrap: Wrap) -> None:
+    def deliverers() -> list[int]:
+        home, name = f"AGENT_TELEMETRY_HOME={wrap.home}\0".encode(), handover.DELIVERER.encode()
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [pid for pid in pids if home in of(pid, "environ") and name in of(pid, "cmdline")]
+
+    task = "its deliverer is killed"
+    with turn(wrap.home / "journal.db", 30):  # so that nothing is delivered yet
+        process = wrap.start(["true"], task=task)
+        wrap.wait_for(task, "run.finished")
+        (first,) = deliverers()
+        os.kill(first, signal.SIGKILL)
+        assert eventually(lambda: [pid for pid in deliverers() if pid != first])
+    assert b"its events" in process.communicate(timeout=30)[1]
+
+
+def of(pid: int, what: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
