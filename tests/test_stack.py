@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -25,6 +26,7 @@ from agent_shim import spool
 from collector_config import build
 from collector_config.stack import HERE, HOST, Ports, Stack, free_ports
 from telemetry.exporter import Exporter
+from telemetry.intake import Limits
 from telemetry.otlp import PROTOBUF
 from telemetry.settings import Endpoint
 from telemetry.spans import SpanFold
@@ -40,6 +42,7 @@ from telemetry.testing import (
     rate_limited,
 )
 from tests.generations import ROOT
+from tests.recordings import example_run
 from tests.test_received import FOLDER, RUN
 from tests.traced import COMMIT, ERROR, REPOSITORY, Agent, Jaeger, Recorded, Span
 from tests.wrapped import eventually, is_alive
@@ -61,20 +64,32 @@ def binary(name: str) -> Path:
 # --- the collector's configuration -----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def configured(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The collector's configuration as the collector itself understands it, defaults included."""
-    folder = tmp_path_factory.mktemp("configured")
+def understood(name: str, folder: Path, **variables: str) -> Any:
+    """A program's configuration as the program itself understands it, defaults included."""
     stack = Stack(folder, str(folder / "journal.db"))
-    variables = {**os.environ, **stack.environment("collector"), "OTELCOL_HOST": "0.0.0.0"}
     said = subprocess.run(
-        [binary("collector"), "print-config", f"--config={HERE / 'collector.yaml'}", "--format=json"],
-        env=variables,
+        [binary(name), "print-config", f"--config={HERE / name}.yaml", "--format=json"],
+        env={**os.environ, **stack.environment(name), **variables},
         capture_output=True,
         text=True,
     )
     assert said.returncode == 0, said.stderr
     return json.loads(said.stdout)
+
+
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The collector's configuration."""
+    return understood("collector", tmp_path_factory.mktemp("configured"), OTELCOL_HOST="0.0.0.0")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Jaeger's configuration."""
+    return understood("jaeger", tmp_path_factory.mktemp("shown"))
+
+
+PAGE = json.loads((HERE / "jaeger-ui.json").read_text())
 
 
 @pytest.mark.parametrize("name", ["otlp_grpc/jaeger", "otlp_http/sink"])
@@ -99,12 +114,31 @@ class TestEachQueue:
         assert retry["enabled"] is True and retry["max_elapsed_time"] == 0
 
     def test_is_served_within_moments_of_its_readers_return(self, configured: Any, name: str) -> None:
-        assert configured["exporters"][name]["retry_on_failure"]["max_interval"] == 15 * 10**9
+        retry = configured["exporters"][name]["retry_on_failure"]
+        assert retry["initial_interval"] == 10**9 and retry["max_interval"] == 15 * 10**9
+
+    def test_gives_its_reader_the_time_to_store_before_it_answers(self, configured: Any, name: str) -> None:
+        assert configured["exporters"][name]["timeout"] == 30 * 10**9
+
+
+def test_the_sink_is_sent_no_more_at_once_than_it_can_write(configured: Any) -> None:
+    """It writes its journal one by one; Jaeger's store takes several at once."""
+    consumers = {name: way["sending_queue"]["num_consumers"] for name, way in configured["exporters"].items()}
+    assert consumers == {"otlp_grpc/jaeger": 4, "otlp_http/sink": 2}
+
+
+def test_what_the_collector_takes_its_readers_take_too(configured: Any, shown: Any) -> None:
+    """Otherwise it would be acknowledged, and refused for good behind that."""
+    protocols = configured["receivers"]["otlp"]["protocols"]
+    most = protocols["http"]["max_request_body_size"]
+    assert protocols["grpc"]["max_recv_msg_size_mib"] << 20 == most == Limits().body_bytes
+    assert shown["receivers"]["otlp"]["protocols"]["grpc"]["max_recv_msg_size_mib"] << 20 > most
 
 
 def test_what_is_acknowledged_survives_a_power_failure(configured: Any) -> None:
     storage = configured["extensions"]["file_storage/queue"]
     assert storage["fsync"] is True and storage["directory"].endswith("/configured0/queue")
+    assert storage["timeout"] == 10 * 10**9, "a file that is locked after a crash is waited for"
     assert "file_storage/queue" in configured["service"]["extensions"]
 
 
@@ -150,6 +184,41 @@ def test_the_real_program_finds_its_file_valid(name: str, tmp_path: Path) -> Non
         command, env={**os.environ, **stack.environment(name)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+# --- Jaeger's configuration ------------------------------------------------------------------------
+
+
+def test_jaeger_keeps_traces_on_disk_and_each_for_its_time(shown: Any) -> None:
+    """Synced before the collector is told that they were taken, for then it forgets them."""
+    (store,) = shown["extensions"]["jaeger_storage"]["backends"].values()
+    assert store["badger"]["ephemeral"] is False and store["badger"]["consistency"] is True
+    assert {Path(folder).parts[-2] for folder in store["badger"]["directories"].values()} == {"jaeger"}
+    assert store["badger"]["ttl"]["spans"] == 30 * 24 * 3600 * 10**9
+    assert [other for kind, other in store.items() if kind != "badger" and other] == []
+
+
+def test_jaeger_answers_when_its_store_has_the_spans(shown: Any) -> None:
+    """Nothing waits in its memory, and the page reads what is written."""
+    assert shown["exporters"]["jaeger_storage_exporter"]["queue"]["enabled"] is False
+    assert not shown["processors"]
+    written = shown["exporters"]["jaeger_storage_exporter"]["trace_storage"]
+    assert written == shown["extensions"]["jaeger_query"]["storage"]["traces"]
+
+
+def test_of_a_span_its_failure_is_on_top_and_then_what_the_model_did() -> None:
+    """A span that did not fail has nothing that begins with ``error.``: there GenAI is on top."""
+    assert PAGE["topTagPrefixes"][:2] == ["error.", "gen_ai."]
+
+
+def test_links_are_made_of_what_the_root_of_a_run_bears(tmp_path: Path) -> None:
+    """Each link stands at an attribute of it, and its address needs no other."""
+    fold = SpanFold()
+    root = [span for event in example_run(tmp_path).events() for span in fold.add(event)][-1]
+    assert PAGE["linkPatterns"]
+    for link in PAGE["linkPatterns"]:
+        named = [link["key"], *re.findall(r"#\{([^}]+)\}", link["url"])]
+        assert set(named) <= set(root.attributes)
 
 
 # --- the stack at work -----------------------------------------------------------------------------
@@ -305,6 +374,14 @@ def test_a_tool_that_failed_is_an_error(stack: Stack, agent: Agent, jaeger: Jaeg
         "run": True,
         "read_file": False,
     }
+
+
+def test_the_page_that_jaeger_serves_is_told_how_to_show_runs(jaeger: Jaeger) -> None:
+    """The page inside of the program is a placeholder, but is given the configuration of the real one."""
+    status, page = jaeger.get(f"/trace/{'0' * 31}1")
+    told = re.search(r"JAEGER_CONFIG = (\{.*\});", page.decode())
+    assert status == 200 and told is not None
+    assert json.loads(told[1]) == PAGE
 
 
 def test_a_call_that_was_interrupted_is_closed_as_such(
