@@ -3,8 +3,8 @@
 Promises, each with its test in ``tests/test_outcomes.py``:
 
 * An attempt that was not judged is none that failed: it is shown as such and is in no rate.
-* What bought nothing is the cost of attempts that did not pass, and of those after the first that did. A
-  cost that is not known makes the sum a lower bound, never smaller in silence.
+* What bought nothing is the cost and the time of attempts that did not pass, and of those after the first
+  that did. A cost or a time that is not known makes the sum a lower bound, never smaller in silence.
 * pass@k is the unbiased estimate of section 2.1 of Chen et al., 2021 (arXiv:2107.03374), over the commits
   that have at least k judged attempts; their number is said.
 """
@@ -24,7 +24,7 @@ from telemetry.database import reachable
 from telemetry.evidence import VERDICT
 from telemetry.filters import RUN, Filters
 from telemetry.policies import Policy, decides
-from telemetry.totals import Cost
+from telemetry.totals import Cost, Total
 
 SIGNS = {"pass": "✓", "fail": "✗", "unknown": "?", None: "·"}
 """Verdict of an attempt → its sign in a pattern."""
@@ -114,6 +114,14 @@ def rate(found: Iterable[Line], k: int) -> Rate:
         if len(judged) >= k:
             values.append(1 - comb(len(judged) - passed, k) / comb(len(judged), k))
     return Rate(k, sum(values) / len(values) if values else None, len(values))
+
+
+def time_of(attempts: Sequence[Attempt]) -> Total:
+    """Seconds from start to end, summed, a lower bound where one has no known end."""
+    known = [one.run.duration_s for one in attempts if one.run.duration_s is not None]
+    missing = len(attempts) - len(known)
+    reason = f"{missing} of {len(attempts)} attempts without a known end" if missing else None
+    return Total(sum(known) if known or not missing else None, reason)
 
 
 def summed(costs: Iterable[Cost]) -> Cost:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from agent_shim.errors import SettingsError
 from telemetry.fingerprints import normalised
-from telemetry.outcomes import Line
+from telemetry.outcomes import Attempt, Line
 
 OPEN, SOLVED, EXHAUSTED, FAILING, EXCLUDED = "open", "solved", "exhausted", "failing", "excluded"
 SAME_FAILURES = 2
@@ -55,6 +55,8 @@ class State(NamedTuple):
     reason: str
     attempts: int
     runs: Sequence[str]
+    decisive: Attempt | None
+    """The attempt that passed where one did, else the last."""
 
 
 def read(path: Path) -> Plan:
@@ -143,17 +145,17 @@ def _same(one: str, other: str) -> bool:
 def _state(item: Item, lines: Sequence[Line], limit: int | None, excluded: Mapping[str, str]) -> State:
     attempts = sorted((a for line in lines for a in line.attempts), key=lambda a: a.run.started_at or "")
     runs = [attempt.run.run_id for attempt in attempts]
+    solved = [a for line in lines if line.verdict == "pass" for a in line.attempts if a.verdict == "pass"]
+    decisive = next(iter(solved or attempts[-1:]), None)
 
     def state(name: str, reason: str) -> State:
-        return State(item, name, reason, len(attempts), runs)
+        return State(item, name, reason, len(attempts), runs, decisive)
 
     why = next((w for name, w in excluded.items() if _is_named(item, name)), None)
-    solved = [line for line in lines if line.verdict == "pass"]
     if why:
         return state(EXCLUDED, why)
     if solved:
-        passed = next(a.run.run_id for line in solved for a in line.attempts if a.verdict == "pass")
-        return state(SOLVED, f"run {passed[-8:]} passed")
+        return state(SOLVED, f"run {solved[0].run.run_id[-8:]} passed")
     if limit is not None and len(attempts) >= limit:
         return state(EXHAUSTED, f"{len(attempts)} of {limit} attempts are used")
     last = [attempt for attempt in attempts if attempt.verdict == "fail"][-SAME_FAILURES:]
@@ -163,7 +165,7 @@ def _state(item: Item, lines: Sequence[Line], limit: int | None, excluded: Mappi
     return state(OPEN, _why_open(attempts))
 
 
-def _why_open(attempts: Sequence[Any]) -> str:
+def _why_open(attempts: Sequence[Attempt]) -> str:
     if not attempts:
         return "no attempt yet"
     last = attempts[-1]

@@ -330,11 +330,11 @@ def cost_report_object(report: CostReport) -> dict[str, Any]:
 
 def cost_line_object(line: CostLine) -> dict[str, Any]:
     """A line as JSON: a value with a reason is a lower bound, null with a reason is unknown."""
-    found: dict[str, Any] = {**line.key, "runs": line.runs, **_total_object("calls", line.calls)}
+    found: dict[str, Any] = {**line.key, "runs": line.runs, **total_object("calls", line.calls)}
     for name, total in line.tokens.items():
-        found |= _total_object(f"{name}_tokens", total)
+        found |= total_object(f"{name}_tokens", total)
     found |= cost_object(line.cost)
-    found |= _total_object("wall_s", line.wall_s) | _total_object("api_s", line.api_s)
+    found |= total_object("wall_s", line.wall_s) | total_object("api_s", line.api_s)
     coverage: Mapping[str, Any] = line.coverage._asdict()
     names = {
         "calls": "calls_by_source",
@@ -346,5 +346,6 @@ def cost_line_object(line: CostLine) -> dict[str, Any]:
     return found | {names[name]: value for name, value in coverage.items()}
 
 
-def _total_object(name: str, total: Total) -> dict[str, Any]:
+def total_object(name: str, total: Total) -> dict[str, Any]:
+    """A sum as JSON: with a reason it is a lower bound, or null."""
     return {name: total.value, f"{name}_reason": total.reason}

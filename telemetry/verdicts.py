@@ -6,19 +6,20 @@ same answer in three forms, as in `telemetry.reports`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, TextIO
 
 from telemetry import display, outcomes, reports
 from telemetry.display import UNKNOWN, Column, cut, duration
 from telemetry.fingerprints import Group
 from telemetry.judging import Judged
-from telemetry.outcomes import Line, Rate
+from telemetry.outcomes import Attempt, Line, Rate
 from telemetry.plans import State
 from telemetry.policies import Policy
 from telemetry.queries import short
 from telemetry.reports import Form
-from telemetry.totals import Cost
+from telemetry.totals import Cost, Total
 
 
 def _write(
@@ -90,13 +91,12 @@ def retries(found: Sequence[Line], rates: Sequence[Rate], policy: Policy, form: 
         Column("model", lambda line: line.model, "MODEL", extra=1),
         Column("attempts", lambda line: len(line.attempts), "ATTEMPTS", right=True),
         Column("pattern", lambda line: line.pattern, "OUTCOMES"),
+        Column("claimed", lambda line: _claims(line.attempts), "CLAIMED",
+               lambda line: cut(_claims(line.attempts), 40)),
         Column("verdict", lambda line: line.verdict, "VERIFIED"),
-        *_cost("cost", "COST", lambda line: line.attempts),
-        *_cost("futile_cost", "BOUGHT NOTHING", lambda line: line.futile),
+        *_spent("", ("COST", "TIME"), lambda line: line.attempts),
+        *_spent("futile_", ("BOUGHT NOTHING", ""), lambda line: line.futile),
         Column("futile_attempts", lambda line: len(line.futile)),
-        Column("duration_s", lambda line: _seconds(line.attempts), "TIME",
-               lambda line: duration(_seconds(line.attempts)), True, 3),
-        Column("futile_s", lambda line: _seconds(line.futile)),
     ]  # fmt: skip
     objects = {
         "policy": policy.name,
@@ -109,23 +109,32 @@ def retries(found: Sequence[Line], rates: Sequence[Rate], policy: Policy, form: 
             display.write_text(form.out, text, "dim")
 
 
-def _cost(name: str, title: str, of: Any) -> list[Column[Line]]:
+def _claims(attempts: Sequence[Attempt]) -> str:
+    """What the attempts said of themselves, the earliest first; those in a row that said the same, once."""
+    rows = [(said, len(list(those))) for said, those in groupby(reports.claimed(one.run) for one in attempts)]
+    return " · ".join(said if number == 1 else f"{number}× {said}" for said, number in rows)
+
+
+def _spent(name: str, titles: tuple[str, str], of: Callable[[Line], Sequence[Attempt]]) -> list[Column[Line]]:
+    """What attempts cost, in money and in time."""
+
     def cost(line: Line) -> Cost:
         return outcomes.summed(attempt.cost for attempt in of(line))
+
+    def time(line: Line) -> Total:
+        return outcomes.time_of(of(line))
 
     def dollars(line: Line) -> float | None:
         total = cost(line)
         return total.amounts.get("USD", None if total.reason else 0.0)
 
     return [
-        Column(f"{name}_usd", dollars, title, lambda line: display.cost(cost(line)), right=True),
-        Column(f"{name}_reason", lambda line: cost(line).reason),
-    ]
-
-
-def _seconds(attempts: Sequence[outcomes.Attempt]) -> float | None:
-    found = [attempt.run.duration_s for attempt in attempts]
-    return None if None in found else sum(found)
+        Column(f"{name}cost_usd", dollars, titles[0], lambda line: display.cost(cost(line)), right=True),
+        Column(f"{name}cost_reason", lambda line: cost(line).reason),
+        Column(f"{name}duration_s", lambda line: time(line).value, titles[1],
+               lambda line: display.total(time(line), duration), True, 3),
+        Column(f"{name}duration_s_reason", lambda line: time(line).reason),
+    ]  # fmt: skip
 
 
 def _line_object(line: Line) -> dict[str, Any]:
@@ -134,10 +143,13 @@ def _line_object(line: Line) -> dict[str, Any]:
         "commit": line.commit,
         "agent": line.agent,
         "model": line.model,
+        "claimed": _claims(line.attempts),
         "verdict": line.verdict,
         "attempts": [
             {
                 "run_id": one.run.run_id,
+                "claimed": reports.claimed(one.run),
+                "claimed_success": one.run.claimed_success,
                 "verdict": one.verdict,
                 "reason": one.reason,
                 "duration_s": one.run.duration_s,
@@ -150,15 +162,16 @@ def _line_object(line: Line) -> dict[str, Any]:
     }
 
 
-def _sum_object(attempts: Sequence[outcomes.Attempt]) -> dict[str, Any]:
+def _sum_object(attempts: Sequence[Attempt]) -> dict[str, Any]:
     total = outcomes.summed(attempt.cost for attempt in attempts)
-    return {"attempts": len(attempts), "duration_s": _seconds(attempts), **reports.cost_object(total)}
+    time = reports.total_object("duration_s", outcomes.time_of(attempts))
+    return {"attempts": len(attempts), **time, **reports.cost_object(total)}
 
 
 def _summary(found: Sequence[Line], rates: Sequence[Rate], policy: Policy) -> list[str]:
     attempts = [one for line in found for one in line.attempts]
     futile = [one for line in found for one in line.futile]
-    spent, lost = (display.cost(outcomes.summed(one.cost for one in those)) for those in (attempts, futile))
+    spent, lost = map(_told, (attempts, futile))
     open_ = sum(one.verdict is None for one in attempts)
     told = [
         "",
@@ -168,6 +181,12 @@ def _summary(found: Sequence[Line], rates: Sequence[Rate], policy: Policy) -> li
         f"✓ pass, ✗ fail, ? unknown, · not judged, under policy {policy.name}.",
     ]
     return [*told, f"{open_} not judged: agent-telemetry judge --all."] if open_ else told
+
+
+def _told(attempts: Sequence[Attempt]) -> str:
+    """What they cost, in money and in time."""
+    time = display.total(outcomes.time_of(attempts), duration)
+    return f"{display.cost(outcomes.summed(one.cost for one in attempts))} and {time}"
 
 
 def _rate(one: Rate) -> str:
@@ -258,12 +277,14 @@ def errors(found: Sequence[Group], examples: int, form: Form) -> None:
 
 
 def plan(found: Sequence[State], form: Form) -> None:
-    """The states of a plan's items."""
+    """The states of a plan's items; what is claimed and verified is of the attempt that tells the state."""
     columns: list[Column[State]] = [
         Column("item_id", lambda one: one.item.item_id, "ITEM"),
         Column("commit", lambda one: one.item.commit, "COMMIT", lambda one: one.item.commit[:8]),
         Column("state", lambda one: one.state, "STATE"),
         Column("attempts", lambda one: one.attempts, "ATTEMPTS", right=True),
+        Column("claimed", _claim, "CLAIMED", lambda one: _claim(one) or ""),
+        Column("verdict", _verdict, "VERIFIED", _verified),
         Column("reason", lambda one: one.reason, "BECAUSE", rest=True),
     ]
     objects = [
@@ -273,7 +294,24 @@ def plan(found: Sequence[State], form: Form) -> None:
             "reason": one.reason,
             "attempts": one.attempts,
             "runs": list(one.runs),
+            "claimed": _claim(one),
+            "verdict": _verdict(one),
         }
         for one in found
     ]
     _write(form, columns, found, objects, "The plan has no items.")
+
+
+def _claim(one: State) -> str | None:
+    return None if one.decisive is None else reports.claimed(one.decisive.run)
+
+
+def _verdict(one: State) -> str | None:
+    return None if one.decisive is None else one.decisive.verdict
+
+
+def _verified(one: State) -> str:
+    """Empty where there is no attempt that could be judged."""
+    if one.decisive is None:
+        return ""
+    return one.decisive.verdict or ("not yet" if one.decisive.run.state == "running" else "not judged")

@@ -5,7 +5,8 @@ Promises, each with its test in ``tests/test_watch.py``:
 * What an agent's process wrote is shown at the next look: each look delivers first, as every reading
   command does, and prices what is new.
 * It waits for the first run; then it ends when nothing runs any more and no plan is being worked off, and
-  shows of each run how it ended, also of one that was over before it could be looked at.
+  shows of each run how it ended by its own account, and the verdict where it is judged by then, also of
+  one that was over before it could be looked at.
 * Away from a terminal a line is written when something has changed, and is never taken back.
 * What was not seen is unknown, and what lacks something is a lower bound, as in every other answer.
 """
@@ -29,7 +30,7 @@ from telemetry.outcomes import summed
 from telemetry.planned import is_at_work
 from telemetry.queries import run, short
 from telemetry.reading import Reading, exists
-from telemetry.reports import cost_object, status
+from telemetry.reports import claimed, cost_object, status, verified
 from telemetry.rows import at
 from telemetry.settings import Settings
 from telemetry.totals import Cost, Total
@@ -207,6 +208,10 @@ def columns(now_ns: int, *, tasks: bool = True) -> list[Column[Live]]:
         Column("commit", _commit, "COMMIT", lambda one: (_commit(one) or display.UNKNOWN)[:8], extra=3),
         Column("state", lambda one: one.run.state),
         Column("status", lambda one: status(one.run)),
+        Column("claimed", lambda one: claimed(one.run)),
+        Column("claimed_success", lambda one: one.run.claimed_success),
+        Column("verdict", lambda one: one.run.verdict),
+        Column("verdict_policy", lambda one: one.run.verdict_policy),
         Column("phase", lambda one: one.phase.name, "PHASE", lambda one: _phase(one, now_ns)),
         Column("phase_s", lambda one: _age_s(one.phase.since, now_ns)),
         Column(
@@ -293,10 +298,11 @@ class Table:
 
 
 def _last_words(one: Live) -> str:
-    words = [short(one.run.run_id), one.run.task, one.run.agent, (_commit(one) or "")[:8], status(one.run)]
+    words = [short(one.run.run_id), one.run.task, one.run.agent, (_commit(one) or "")[:8]]
+    said = f"{claimed(one.run)} · verified: {verified(one.run)}"
     used = f"{display.total(tokens(one))} tokens, {display.cost(cost(one))}, {duration(one.run.duration_s)}"
     why = f"; {display.cut(one.run.error_message or 'unknown', REASON)}" if has_failed(one) else ""
-    return display.plain(f"{' '.join(word for word in words if word)}: {used}{why}")
+    return display.plain(f"{' '.join(word for word in words if word)}: {said}; {used}{why}")
 
 
 def _summary(going: Sequence[Live], over: Sequence[Live]) -> str:

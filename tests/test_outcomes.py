@@ -11,13 +11,14 @@ from click.testing import CliRunner
 
 from telemetry import cli, outcomes, verdicts
 from telemetry.costs import price_pending
+from telemetry.display import duration
 from telemetry.journal import Journal
 from telemetry.policies import shipped
 from telemetry.pricing import PriceBook
 from telemetry.reports import Form
 from telemetry.totals import Cost
 from tests.journals import NOON_NS, SECOND, Told, filled
-from tests.judged_runs import failed, solved
+from tests.judged_runs import begun, failed, solved
 
 DEFAULT = shipped()["default"]
 OTHER = "d" * 40
@@ -139,7 +140,37 @@ def test_the_command_says_all_of_it(journal: Journal, tmp_path: Path, data_home:
     place = ("--journal", str(tmp_path / "journal.db"))
     asked = json.loads(CliRunner().invoke(cli.main, ["retries", "-k", "2", "--json", *place]).stdout)
     assert [rate["k"] for rate in asked["rates"]] == [1, 2]
-    assert asked["commits"][0]["futile"]["attempts"] == 3
+    first, second = asked["commits"]
+    assert first["futile"]["attempts"] == 3
+    said = [(one["claimed"], one["claimed_success"], one["verdict"]) for one in first["attempts"]]
+    assert said == [("exit 0, success", True, verdict) for verdict in ("fail", "pass", "pass", "unknown")]
+    assert (first["claimed"], second["claimed"]) == ("4× exit 0, success", "exit 0, success")
     lines = CliRunner().invoke(cli.main, ["retries", "--over", "1", *place]).stdout.splitlines()
     assert len(lines) == 2
-    assert "✗✓✓?" in lines[1]
+    told = dict(zip(lines[0].split("\t"), lines[1].split("\t"), strict=True))
+    assert (told["pattern"], told["claimed"], told["verdict"]) == ("✗✓✓?", "4× exit 0, success", "pass")
+
+
+def test_what_attempts_cost_in_time_is_summed_and_a_missing_end_makes_it_a_lower_bound(
+    journal: Journal, tmp_path: Path, data_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In JSON, and in the sentence below the table, beside the money."""
+    monkeypatch.setenv("COLUMNS", "300")
+    journal.ingest(begun(6, commit=OTHER, **at(6)).bodies, "test")
+    asked = CliRunner().invoke(cli.main, ["retries", "--json", "--journal", str(tmp_path / "journal.db")])
+    first, second = json.loads(asked.stdout)["commits"]
+    each = [one["duration_s"] for one in first["attempts"]]
+    assert min(each) > 0
+    assert (first["total"]["duration_s"], first["total"]["duration_s_reason"]) == (sum(each), None)
+    assert first["futile"]["duration_s"] == sum(each) - each[1]
+    ended, running = (one["duration_s"] for one in second["attempts"])
+    assert (running, second["total"]["duration_s"]) == (None, ended)
+    assert second["total"]["duration_s_reason"] == "1 of 2 attempts without a known end"
+    out = StringIO()
+    verdicts.retries(outcomes.lines(journal.engine, DEFAULT), [], DEFAULT, Form(out, "table"))
+    spent, lost = duration(sum(each) + ended), duration(sum(each) - each[1])
+    (sentence,) = [line for line in out.getvalue().splitlines() if "bought nothing:" in line]
+    assert sentence.startswith("6 attempts at 2 commits cost ")
+    assert f" and ≥ {spent}; 3 of them bought nothing: " in sentence
+    assert sentence.endswith(f" and {lost}.")
+    assert "4× exit 0, success" in out.getvalue()

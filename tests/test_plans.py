@@ -63,6 +63,22 @@ def test_each_item_has_its_state_and_its_reason(place: list[str]) -> None:
     ]
 
 
+def test_what_the_attempt_that_tells_the_state_says_of_itself_stands_beside_its_verdict(
+    place: list[str],
+) -> None:
+    found = json.loads(ask(*place, "--json"))
+    assert [(item["claimed"], item["verdict"]) for item in found] == [
+        (None, None),
+        ("exit 0, success", "pass"),
+        ("exit 0, success", "fail"),
+        ("exit 0, success", "fail"),
+        ("running", None),
+        (None, None),
+    ]
+    names, *lines = (line.split("\t") for line in ask(*place).splitlines())
+    assert [dict(zip(names, line, strict=True))["claimed"] for line in lines[:2]] == ["", "exit 0, success"]
+
+
 def test_attempts_exhaust_an_item(place: list[str]) -> None:
     found = json.loads(ask(*place, "--json", "--max-attempts", "1"))
     assert (found[3]["state"], found[3]["reason"]) == ("exhausted", "1 of 1 attempts are used")

@@ -151,6 +151,7 @@ def test_each_phase_of_a_run_is_shown_with_what_it_has_used_so_far(
     assert watching.end() == 1, "a run has failed, and --exit-status was asked for"
     last = watching.objects[-1]
     assert (last["state"], last["status"], last["tokens"]) == ("finished", "exit 1", 2100)
+    assert (last["claimed"], last["verdict"]) == ("exit 1", None), "it was not judged"
     states = [{name: one[name] for name in STATE} for one in watching.objects]
     assert all(one != following for one, following in pairwise(states)), "a line says what is new"
 
@@ -184,6 +185,11 @@ def test_a_run_that_is_named_is_waited_for_and_no_other(data_home: Path) -> None
     done = subprocess.run([*CLI, "watch", "@last", "--json"], capture_output=True, text=True, timeout=60)
     (line,) = done.stdout.splitlines()
     assert (json.loads(line)["status"], done.stderr, done.returncode) == ("exit 0", "", 0)
+    judged = subprocess.run([*CLI, "judge", "@last", "--policy", "strict", "--json"], capture_output=True)
+    again = subprocess.run([*CLI, "watch", "@last", "--json"], capture_output=True, timeout=60)
+    told, (verdict,) = json.loads(again.stdout), json.loads(judged.stdout)
+    assert (told["claimed"], told["verdict"]) == ("exit 0", verdict["verdict"])
+    assert (told["verdict_policy"], json.loads(line)["verdict"]) == ("strict", None)
     none = subprocess.run([*CLI, "watch", "01234567"], capture_output=True, text=True, timeout=60)
     assert (none.stdout, none.returncode) == ("", 2), "the error is all that is written"
     assert none.stderr.startswith("agent-telemetry: No run '01234567'")
@@ -297,10 +303,10 @@ def test_a_table_fits_the_terminal_and_the_last_words_of_a_run_stay(
         (gates / gate).touch()
     running.wait()
     assert terminal.process.wait(30) == 0
-    terminal.until(r"item-1 agent abcdef01 exit 1: .* tokens, \$0\.00\d+, .*; it ")
+    terminal.until(r"item-1 agent abcdef01: exit 1 · verified: not judged; .* tokens, \$0\.00\d+, .*; it ")
     terminal.until("0 running, 1 ended, 1 of them failed")
     assert b"\x1b[2J did" not in terminal.seen
-    words = [line for line in terminal.lines if "exit 1: " not in line]
+    words = [line for line in terminal.lines if "exit 1 · " not in line]
     assert max(map(len, words)) <= columns
     assert terminal.shows_cursor
     os.close(terminal.fd)

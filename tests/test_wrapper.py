@@ -237,9 +237,15 @@ def test_all_is_done_within_the_patience_of_a_pipeline(wrap: Wrap, tmp_path: Pat
     stubborn = f"trap '' TERM; touch {tmp_path}/ready; while :; do sleep 0.1; done"
     with wrap.start(["sh", "-c", f"setsid sh -c '{stubborn}' & {stubborn}"], task=tmp_path.name) as process:
         eventually((tmp_path / "ready").exists)
+        run = wrap.wait_for(tmp_path.name, "process.started")["run"]
+        assert len(tree_of(run)) >= 2
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=5)
-    finished = wrap.wait_for(tmp_path.name, "process.finished")["data"]
+        alive, recorded = tree_of(run), wrap.recorded(tmp_path.name)  # looked at once, with no patience
+    assert alive == []
+    ends = {event["name"]: event["data"] for event in recorded}
+    assert {"process.finished", "run.finished", "producer.sealed"} <= ends.keys()
+    finished = ends["process.finished"]
     assert process.returncode == 128 + signal.SIGTERM
     assert (finished["outcome"], finished["error_type"]) == ("cancelled", "Cancelled")
     assert finished["grace_expired"] is True
@@ -535,8 +541,7 @@ def test_the_mode_of_files_is_private(wrap: Wrap) -> None:
 def test_a_deliverer_that_is_killed_while_the_run_waits_for_it_is_started_again(wrap: Wrap) -> None:
     def deliverers() -> list[int]:
         home, name = f"AGENT_TELEMETRY_HOME={wrap.home}\0".encode(), handover.DELIVERER.encode()
-        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-        return [pid for pid in pids if name in of(pid, "cmdline") and home in of(pid, "environ")]
+        return [pid for pid in pids() if name in of(pid, "cmdline") and home in of(pid, "environ")]
 
     task = "its deliverer is killed"
     with turn(wrap.home / "journal.db", 30):  # so that nothing is delivered yet
@@ -546,6 +551,15 @@ def test_a_deliverer_that_is_killed_while_the_run_waits_for_it_is_started_again(
         os.kill(first, signal.SIGKILL)
         assert eventually(lambda: [pid for pid in deliverers() if pid != first])
     assert b"its events" in process.communicate(timeout=30)[1]
+
+
+def tree_of(run: str) -> list[int]:
+    """The living processes below the wrapper of a run; what is dead has no environment."""
+    return [pid for pid in pids() if f"AGENT_TELEMETRY_RUN={run}\0".encode() in of(pid, "environ")]
+
+
+def pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def of(pid: int, what: str) -> bytes:
