@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import io
 import json
+import re
 import sys
 
 import openai
@@ -122,8 +123,31 @@ def attempt(kind, options, path, arguments, way):
 
 # --- every method ----------------------------------------------------------------------------------
 
-SKIPPED = ("poll", "wait", "connect", "stream", "upload_file_chunked", "with_")
-"""In names of methods that send nothing, loop until something is done, or open a WebSocket."""
+WRAPPERS = ("with_raw_response", "with_streaming_response")
+"""Not methods: other ways to call the same ones."""
+
+SILENT = {
+    "webhooks.unwrap": "checks what came from elsewhere",
+    "webhooks.verify_signature": "checks what came from elsewhere",
+    "beta.agents.environments.files.prepare": "reads local files",
+    "beta.agents.environments.files.prepare_directory": "reads local files",
+    "beta.agents.sessions.artifacts.for_result": "looks into a result that the caller has",
+}
+"""Methods that send no request, and what they do instead."""
+
+ARGUMENTS = {
+    "audio.voices.create": {"name": "x1", "consent": "x1", "audio_sample": ("a.wav", b"x")},
+    "beta.agents.environments.files.upload": {"path": "/workspace/a.txt", "file": b"x", "data": b"x"},
+    "beta.agents.sessions.stream": {"input": "hello"},
+    "files.wait_for_processing": {"max_wait_seconds": 0, "poll_interval": 0},
+    "responses.stream": {"model": "gpt-5", "input": "hello"},
+    "beta.responses.stream": {"model": "gpt-5", "input": "hello"},
+    "uploads.upload_file_chunked": {"file": b"x", "filename": "a.txt", "bytes": 1, "mime_type": "text/plain"},
+    "vector_stores.file_batches.upload_and_poll": {"files": [("a.txt", b"x")]},
+    "videos.edit": {"video": ("a.mp4", b"x")},
+    "videos.extend": {"video": ("a.mp4", b"x")},
+}
+"""Arguments that cannot be made up from a signature; those that a method does not have are left out."""
 
 
 def methods(client):
@@ -135,50 +159,84 @@ def methods(client):
             continue
         seen.add(type(owner))
         for name in dir(type(owner)):
-            if name.startswith("_") or any(part in name for part in SKIPPED):
+            if name.startswith("_") or name in WRAPPERS:
                 continue
-            try:
-                value = getattr(owner, name)
-            except Exception:  # noqa: BLE001 - whatever a property of some SDK raises
-                continue
-            module = type(value).__module__
-            if module.startswith("openai.resources"):
+            value = getattr(owner, name)
+            if type(value).__module__.startswith("openai.resources"):
                 waiting.append((f"{path}{name}.", value))
-            elif callable(value) and path and inspect.ismethod(value):
+            elif path and inspect.ismethod(value):
                 found[path + name] = value
     return found
 
 
-def made_up(method):
-    """Arguments that pass: a text, or a file, for whatever is required."""
-    arguments = {}
-    for parameter in inspect.signature(method).parameters.values():
+def made_up(path, method):
+    """Arguments that pass: a text, a number, a list or a file, for whatever is required."""
+    parameters = inspect.signature(method).parameters
+    arguments = {name: value for name, value in ARGUMENTS.get(path, {}).items() if name in parameters}
+    for parameter in parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        if parameter.default is inspect.Parameter.empty:
-            wanted = str(parameter.annotation)
-            if "File" in wanted and "Id" not in wanted:
-                arguments[parameter.name] = ("a.txt", io.BytesIO(b"x"))
-            elif "Iterable" in wanted or "List" in wanted or "Sequence" in wanted:
-                arguments[parameter.name] = []
-            elif "int" in wanted:
-                arguments[parameter.name] = 1
-            else:
-                arguments[parameter.name] = "x1"
+        if parameter.default is inspect.Parameter.empty and parameter.name not in arguments:
+            arguments[parameter.name] = of_kind(str(parameter.annotation))
     return arguments
 
 
+def of_kind(wanted):
+    if "File" in wanted and "Id" not in wanted and "Purpose" not in wanted:
+        return ("a.txt", io.BytesIO(b"x"))
+    if "Iterable" in wanted or "List" in wanted or "Sequence" in wanted:
+        return []
+    return 1 if "int" in wanted else "x1"
+
+
+async def use(path, method):
+    """Call a method as user code would: the stream it gives is entered, the page it gives is awaited."""
+    arguments = made_up(path, method)
+    try:
+        result = method(**arguments)
+        result = await result if hasattr(result, "__await__") else result
+    except TypeError as error:
+        # Which of several combinations is required is not in the signature: the SDK says it.
+        asked = re.search(r"Expected either \((.*?)\)", str(error))
+        if not asked:
+            raise
+        missing = [name for name in re.findall(r"'(\w+)'", asked[1]) if name not in arguments]
+        result = method(**arguments, **dict.fromkeys(missing, "x1"))
+        result = await result if hasattr(result, "__await__") else result
+    if path.endswith("connect"):
+        return  # entering it would open the WebSocket
+    if hasattr(result, "__aenter__"):
+        async with result:
+            pass
+    elif hasattr(result, "__enter__"):
+        with result:
+            pass
+
+
+async def each(client, outcomes):
+    for path, method in sorted(methods(client).items()):
+        name = f"{type(client).__name__}.{path}"
+        client._custom_headers = {"x-method": name}
+        try:
+            await use(path, method)
+            outcomes[name] = "returned"
+        except Exception as error:  # noqa: BLE001 - made-up answers may raise anything
+            outcomes[name] = f"{type(error).__name__}: {error}"[:200]
+
+
 def walk(url):
+    options = {"base_url": url, "api_key": "sk-walk-0123456789", "max_retries": 0, "timeout": 10}
+    if "admin_api_key" in inspect.signature(openai.OpenAI).parameters:
+        options["admin_api_key"] = "sk-admin-0123456789"
     outcomes = {}
-    with openai.OpenAI(base_url=url, api_key="sk-walk-0123456789", max_retries=0, timeout=10) as client:
-        for path, method in sorted(methods(client).items()):
-            try:
-                result = method(**made_up(method))
-                if hasattr(result, "close"):
-                    result.close()
-                outcomes[path] = "returned"
-            except Exception as error:  # noqa: BLE001 - made-up arguments may raise anything
-                outcomes[path] = f"{type(error).__name__}: {error}"[:200]
+
+    async def both():
+        with openai.OpenAI(**options) as client:
+            await each(client, outcomes)
+        async with openai.AsyncOpenAI(**options) as client:
+            await each(client, outcomes)
+
+    asyncio.run(both())
     print(json.dumps(outcomes))
 
 

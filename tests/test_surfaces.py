@@ -20,6 +20,7 @@ from agent_shim.spool import new_id
 from telemetry.testing import Answer, Ledger, Raw, ScriptedServer, Usage
 from tests import spools
 from tests.generations import GENERATIONS, interpreter
+from tests.surface_side import SILENT, SURFACES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "surfaces.md"
@@ -113,8 +114,6 @@ def play_matrix(generation: str, home: Path) -> dict[tuple[str, str], str]:
         row = calls[requests[received.request_id]]
         assert row["ended"] == "completed", received.headers["x-cell"]
         found[received.headers["x-cell"]] = row["usage_source"]
-    from tests.surface_side import SURFACES
-
     cells = {}
     for surface, way, kind, outcome in played.printed:
         path = SURFACES[surface][0]
@@ -147,13 +146,29 @@ def test_the_page_shows_what_the_suite_finds(matrix: dict[str, dict[tuple[str, s
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_every_method_that_sends_a_request_is_seen(generation: str, tmp_path: Path) -> None:
-    """The whole resource tree is walked: what the server received is what the journal has, one for one."""
-    everything = {f"{method} *": [Raw(b"{}")] * 2000 for method in ("GET", "POST", "DELETE", "PUT", "PATCH")}
+    """The whole resource tree is walked, sync and async, the helpers that poll and stream too.
+
+    Each method sends something but those with a reason not to, and what the server received is what the
+    journal has, one for one. A WebSocket is recorded without being opened.
+    """
+    done = Raw(json.dumps({"id": "x1", "status": "completed"}).encode())
+    everything = {f"{method} *": [done] * 2000 for method in ("GET", "POST", "DELETE", "PUT", "PATCH")}
     played = play(generation, "walk", tmp_path, ScriptedServer(on=everything))
     received = Counter(entry.request_id for entry in played.ledger.requests)
     recorded = Counter(row["http_request_id"] for row in spools.rows(tmp_path, "llm_request"))
     assert received == recorded
-    assert len(played.ledger.requests) > 90, played.printed
+    sent = {entry.headers["x-method"] for entry in played.ledger.requests}
+    sockets = [name for name in played.printed if name.endswith(".connect")]
+    assert {
+        name: outcome
+        for name, outcome in played.printed.items()
+        if name not in sent and name not in sockets and name.partition(".")[2] not in SILENT
+    } == {}
+    assert not sent & {*sockets, *(f"{kind}.{name}" for kind in ("OpenAI", "AsyncOpenAI") for name in SILENT)}
+    opened = [e["data"] for e in spools.events(tmp_path, "llm.call.started")]
+    opened = [begun for begun in opened if begun["method"] == "WEBSOCKET"]
+    assert Counter(begun["client"] for begun in opened) == Counter(n.partition(".")[0] for n in sockets)
+    assert sockets
     assert spools.events(tmp_path, "capture.failed") == []
     begins = {f"{e['producer']}:{e['seq']}" for e in spools.events(tmp_path, "llm.call.started")}
     ends = Counter(event["begin"] for event in spools.events(tmp_path, "llm.call.finished"))
