@@ -106,6 +106,17 @@ def test_a_request_that_was_tried_again_is_an_event_of_a_span_that_did_not_fail(
     }
 
 
+def test_a_call_names_the_tool_calls_that_its_request_leaves_unanswered(tmp_path: Path) -> None:
+    recording = Recording(tmp_path)
+    agent = recording.process()
+    root = agent.append(events.RunStarted(way="context"))
+    chat(agent, root, statuses=(200,))
+    chat(agent, root, statuses=(400,), unanswered=["call_1", "call_2"])
+    first, second = fold(recording.events())
+    assert attr.UNANSWERED not in first.attributes
+    assert second.attributes[attr.UNANSWERED] == ["call_1", "call_2"]
+
+
 def test_a_failed_tool_call_is_an_error_with_its_type_and_message(example: dict[str, Span]) -> None:
     tool = example["execute_tool bash"]
     assert tool.error == "no"

@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from agent_shim import spool
+from agent_shim.attributes import UNANSWERED
 from collector_config import build
 from collector_config.stack import HERE, HOST, Ports, Stack, free_ports
 from telemetry.exporter import Exporter
@@ -376,6 +377,26 @@ def test_a_tool_that_failed_is_an_error(stack: Stack, agent: Agent, jaeger: Jaeg
     }
 
 
+FORGETFUL = """
+import openai
+
+client, asked = openai.OpenAI(), [{"role": "user", "content": "Go."}]
+answer = client.chat.completions.create(model="gpt-5", messages=asked).choices[0].message.to_dict()
+client.chat.completions.create(model="gpt-5", messages=[*asked, answer, *asked])
+"""
+
+
+def test_a_tool_call_that_was_left_unanswered_is_named_by_the_call_that_left_it(
+    stack: Stack, agent: Agent, jaeger: Jaeger, server: ScriptedServer
+) -> None:
+    """And that call is an error, since the API refuses it. Jaeger's store keeps a list as its JSON."""
+    asks = calls(ToolCall("run", {"command": "true"}, "call_left"))
+    recorded = agent.run(server, asks, program=("-c", FORGETFUL))
+    spans = in_both(stack, agent, jaeger, recorded)
+    left = {span.status: span.attributes.get(UNANSWERED) for span in spans if span.operation == "chat"}
+    assert left == {0: None, ERROR: '["call_left"]'}
+
+
 def test_the_page_that_jaeger_serves_is_told_how_to_show_runs(jaeger: Jaeger) -> None:
     """The page inside of the program is a placeholder, but is given the configuration of the real one."""
     status, page = jaeger.get(f"/trace/{'0' * 31}1")
@@ -469,6 +490,32 @@ def test_spans_reach_jaeger_while_the_sink_is_away(
     eventually(lambda: jaeger.root(recorded.run), PATIENCE_S)
     stack.start("sink")
     in_both(stack, agent, jaeger, recorded)
+
+
+def test_a_run_that_is_sent_again_by_hand_is_there_once_with_its_first_times(
+    stack: Stack, agent: Agent, jaeger: Jaeger, failed: Recorded
+) -> None:
+    """Sent twice, from the journal in which it was recorded."""
+    in_both(stack, agent, jaeger, failed)
+    before, spans = events(stack.journal, failed.run), folded(agent, failed.run)[1]
+    seen, shown = _duplicates(stack), _taken_by_jaeger(stack)
+    for _ in range(2):
+        agent.ask("send", failed.run, "--endpoint", stack.endpoint)
+    eventually(lambda: _duplicates(stack) >= seen + 2 * len(before), PATIENCE_S)
+    eventually(lambda: _taken_by_jaeger(stack) >= shown + 2 * len(spans), PATIENCE_S)
+    assert events(stack.journal, failed.run) == before
+    times = [(span.span_id, span.start_ns, span.end_ns) for span in jaeger.trace(failed.run)]
+    assert sorted(times) == sorted((span.span_id, span.start_ns, span.end_ns) for span in spans)
+
+
+def _taken_by_jaeger(stack: Stack) -> int:
+    """How many spans it has acknowledged to the collector since that was started."""
+    with urlopen(f"http://{HOST}:{stack.ports.metrics}/metrics") as answer:
+        told = re.findall(
+            r'^otelcol_exporter_sent_spans\S*\{.*exporter="otlp_grpc/jaeger".*\} (\S+)$',
+            answer.read().decode(), re.MULTILINE,
+        )  # fmt: skip
+    return sum(int(float(number)) for number in told)
 
 
 def test_what_comes_twice_is_there_once(stack: Stack, agent: Agent, jaeger: Jaeger, failed: Recorded) -> None:

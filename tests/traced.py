@@ -17,6 +17,8 @@ from tests.generations import ROOT
 
 COMMIT = "5f2d8c1be0a94d3f8a7c6b5e4d3c2b1a09f8e7d6"
 REPOSITORY = "https://git.example.org/wordtools"
+EXAMPLE = ("-m", "agent", "task.txt", "--max-steps", "100")
+"""The example agent, as Python is told to run it."""
 ERROR = 2
 """Status code of a span in OTLP."""
 
@@ -50,17 +52,26 @@ class Agent:
         return self.home / "journal.db"
 
     def start(
-        self, server: ScriptedServer, *script: Turn, options: Sequence[str] = ()
+        self,
+        server: ScriptedServer,
+        *script: Turn,
+        options: Sequence[str] = (),
+        program: Sequence[str] = EXAMPLE,
     ) -> subprocess.Popen[str]:
-        """Start a run of the agent on a script."""
+        """Start a run of the agent, or of another Python `program`, on a script."""
         server.script(*script)
         about = ["--commit", COMMIT, "--repo", REPOSITORY, *options]
-        agent = [sys.executable, "-m", "agent", "task.txt", "--max-steps", "100"]
-        return self._command(["run", *about, "--", *agent], server.environment)
+        return self._command(["run", *about, "--", sys.executable, *program], server.environment)
 
-    def run(self, server: ScriptedServer, *script: Turn, options: Sequence[str] = ()) -> Recorded:
+    def run(
+        self,
+        server: ScriptedServer,
+        *script: Turn,
+        options: Sequence[str] = (),
+        program: Sequence[str] = EXAMPLE,
+    ) -> Recorded:
         """A run from its begin to its end."""
-        return self.finish(self.start(server, *script, options=options))
+        return self.finish(self.start(server, *script, options=options, program=program))
 
     def finish(self, process: subprocess.Popen[str]) -> Recorded:
         """Wait for the end of a run that was started."""
@@ -106,6 +117,8 @@ class Span(NamedTuple):
     events: list[tuple[str, dict[str, Any]]]
     status: int
     message: str
+    start_ns: int
+    end_ns: int
 
     @property
     def operation(self) -> Any:
@@ -162,6 +175,8 @@ def _span(span: Mapping[str, Any]) -> Span:
         [(event["name"], _attributes(event)) for event in span.get("events", [])],
         status.get("code", 0),
         status.get("message", ""),
+        int(span["startTimeUnixNano"]),
+        int(span["endTimeUnixNano"]),
     )
 
 
