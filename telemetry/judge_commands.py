@@ -138,21 +138,25 @@ def _number(text: str) -> tuple[str, float]:
     "--over", type=click.IntRange(min=0), default=0, help="Only commits with more attempts than this."
 )
 @click.option("-k", "k", type=click.IntRange(min=1), default=K, show_default=True, help="For pass@k.")
+@click.option(
+    "--result", "name", metavar="NAME", help="Show what result attached under this name, per attempt."
+)
 @chooses
 @reads
 def retries(
-    policy: str, over: int, k: int, journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any
-) -> None:
+    policy: str, over: int, k: int, name: str | None,
+    journal: str | None, tz: tzinfo | None, as_json: bool, **chosen: Any,
+) -> None:  # fmt: skip
     """Show the attempts at each commit: what came of them, what they cost, how much bought nothing."""
     from telemetry import outcomes, policies, verdicts
 
     rule = policies.named(_settings(journal).home, policy)
     with open_reading(journal) as read:
         found = outcomes.lines(read.engine, rule, filters_of(tz=tz, **chosen))
+        measured = outcomes.measured(read.engine, name) if name else None
     shown = [line for line in found if len(line.attempts) > over]
-    verdicts.retries(
-        shown, [outcomes.rate(found, n) for n in dict.fromkeys((1, k))], rule, form_of(as_json, tz)
-    )
+    rates = [outcomes.rate(found, n) for n in dict.fromkeys((1, k))]
+    verdicts.retries(shown, rates, rule, form_of(as_json, tz), measured)
 
 
 @click.command()

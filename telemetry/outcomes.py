@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, Row, select
 from telemetry import totals
 from telemetry.checks import PASS
 from telemetry.database import reachable
-from telemetry.evidence import VERDICT
+from telemetry.evidence import RESULT, VERDICT
 from telemetry.filters import RUN, Filters
 from telemetry.policies import Policy, decides
 from telemetry.totals import Cost, Total
@@ -103,6 +103,22 @@ def _verdicts(connection: Connection, policy: Policy) -> Mapping[str, tuple[str 
     query = select(VERDICT.c.run_id, VERDICT.c.verdict, VERDICT.c.reason)
     chosen = query.where(VERDICT.c.policy == policy.name, VERDICT.c.policy_sha256 == policy.sha256)
     return {run_id: (verdict, reason) for run_id, verdict, reason in connection.execute(chosen)}
+
+
+class Measured(NamedTuple):
+    """What was measured afterwards, of every run that has it."""
+
+    name: str
+    results: Mapping[str, Row[Any]]
+    """By run, the latest one, as a policy takes it."""
+
+
+def measured(engine: Engine, name: str) -> Measured:
+    """The results of a name (``result RUN NAME=VALUE``). Raises `JournalUnreachable`."""
+    wanted = (RESULT.c.name == name, RESULT.c.value.is_not(None))
+    query = select(RESULT).where(*wanted).order_by(RESULT.c.attached_at)
+    with reachable(engine), engine.connect() as connection:
+        return Measured(name, {row.run_id: row for row in connection.execute(query)})
 
 
 def rate(found: Iterable[Line], k: int) -> Rate:

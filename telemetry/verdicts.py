@@ -14,7 +14,7 @@ from telemetry import display, outcomes, reports
 from telemetry.display import UNKNOWN, Column, cut, duration
 from telemetry.fingerprints import Group
 from telemetry.judging import Judged
-from telemetry.outcomes import Attempt, Line, Rate
+from telemetry.outcomes import Attempt, Line, Measured, Rate
 from telemetry.plans import State
 from telemetry.policies import Policy
 from telemetry.queries import short
@@ -82,8 +82,14 @@ def _judged_object(one: Judged) -> dict[str, Any]:
 # --- attempts --------------------------------------------------------------------------------------
 
 
-def retries(found: Sequence[Line], rates: Sequence[Rate], policy: Policy, form: Form) -> None:
-    """The attempts at commits, and what bought nothing."""
+def retries(
+    found: Sequence[Line],
+    rates: Sequence[Rate],
+    policy: Policy,
+    form: Form,
+    measured: Measured | None = None,
+) -> None:
+    """The attempts at commits, what bought nothing, and what was measured of each."""
     columns: list[Column[Line]] = [
         Column("commit", lambda line: line.commit, "COMMIT", lambda line: (line.commit or UNKNOWN)[:8]),
         Column("repository", lambda line: line.repository),
@@ -94,6 +100,7 @@ def retries(found: Sequence[Line], rates: Sequence[Rate], policy: Policy, form: 
         Column("claimed", lambda line: _claims(line.attempts), "CLAIMED",
                lambda line: cut(_claims(line.attempts), 40)),
         Column("verdict", lambda line: line.verdict, "VERIFIED"),
+        *_results(measured),
         *_spent("", ("COST", "TIME"), lambda line: line.attempts),
         *_spent("futile_", ("BOUGHT NOTHING", ""), lambda line: line.futile),
         Column("futile_attempts", lambda line: len(line.futile)),
@@ -101,7 +108,7 @@ def retries(found: Sequence[Line], rates: Sequence[Rate], policy: Policy, form: 
     objects = {
         "policy": policy.name,
         "rates": [one._asdict() for one in rates],
-        "commits": [_line_object(line) for line in found],
+        "commits": [_line_object(line, measured) for line in found],
     }
     _write(form, columns, found, objects, "No attempts at commits yet.")
     if form.kind == "table" and found:
@@ -137,7 +144,32 @@ def _spent(name: str, titles: tuple[str, str], of: Callable[[Line], Sequence[Att
     ]  # fmt: skip
 
 
-def _line_object(line: Line) -> dict[str, Any]:
+def _results(measured: Measured | None) -> list[Column[Line]]:
+    """A value per attempt, the earliest first."""
+    if measured is None:
+        return []
+    return [
+        Column("result", lambda line: " · ".join(_result(one, measured) for one in line.attempts), "RESULT")
+    ]
+
+
+def _result(attempt: Attempt, measured: Measured) -> str:
+    row = measured.results.get(attempt.run.run_id)
+    return UNKNOWN if row is None else f"{row.value:g}{f' {row.unit}' if row.unit else ''}"
+
+
+def _result_object(attempt: Attempt, measured: Measured | None) -> dict[str, Any]:
+    if measured is None:
+        return {}
+    row = measured.results.get(attempt.run.run_id)
+    if row is None:
+        reason = f"no result {measured.name} is attached"
+        return {"result": {"name": measured.name, "value": None, "reason": reason}}
+    names = ("name", "value", "unit", "source", "attached_at")
+    return {"result": {name: getattr(row, name) for name in names} | {"reason": None}}
+
+
+def _line_object(line: Line, measured: Measured | None) -> dict[str, Any]:
     return {
         "repository": line.repository,
         "commit": line.commit,
@@ -154,6 +186,7 @@ def _line_object(line: Line) -> dict[str, Any]:
                 "reason": one.reason,
                 "duration_s": one.run.duration_s,
                 **reports.cost_object(one.cost),
+                **_result_object(one, measured),
             }
             for one in line.attempts
         ],

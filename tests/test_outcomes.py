@@ -151,6 +151,27 @@ def test_the_command_says_all_of_it(journal: Journal, tmp_path: Path, data_home:
     assert (told["pattern"], told["claimed"], told["verdict"]) == ("✗✓✓?", "4× exit 0, success", "pass")
 
 
+def test_attempts_are_compared_by_what_was_measured_of_each(tmp_path: Path, data_home: Path) -> None:
+    """The latest of a name, from whatever source, with its unit; what was not measured is unknown."""
+    runs = [solved(number, **at(number)) for number in (1, 2, 3)]
+    for run, value, source in ((runs[1], 1.2, "one run"), (runs[1], 1.31, "three runs"), (runs[2], 0.9, "x")):
+        run.tell("result.attached", run.wrapper, name="speedup", value=value, source=source, unit="times")
+    runs[0].tell("result.attached", runs[0].wrapper, name="tests", value=3, source="x")
+    filled(tmp_path / "journal.db", *runs).close()
+    words = ["retries", "--result", "speedup", "--journal", str(tmp_path / "journal.db")]
+    names, line = (line.split("\t") for line in CliRunner().invoke(cli.main, words).stdout.splitlines())
+    assert dict(zip(names, line, strict=True))["result"] == "unknown · 1.31 times · 0.9 times"
+    (commit,) = json.loads(CliRunner().invoke(cli.main, [*words, "--json"]).stdout)["commits"]
+    first, second, _ = (one["result"] for one in commit["attempts"])
+    assert first == {"name": "speedup", "value": None, "reason": "no result speedup is attached"}
+    assert (second["value"], second["unit"], second["source"]) == (1.31, "times", "three runs")
+    assert "result" not in names_without(words)
+
+
+def names_without(words: list[str]) -> list[str]:
+    return CliRunner().invoke(cli.main, [words[0], *words[3:]]).stdout.partition("\n")[0].split("\t")
+
+
 def test_what_attempts_cost_in_time_is_summed_and_a_missing_end_makes_it_a_lower_bound(
     journal: Journal, tmp_path: Path, data_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
