@@ -19,6 +19,8 @@ from tests.journals import filled
 from tests.judged_runs import COMMIT, REPOSITORY, solved
 from tests.test_sink import RunningSink
 
+pytest_plugins = ("tests.backends",)
+
 CLI = [sys.executable, "-m", "telemetry.cli"]
 IDENTITY = ["--repo", REPOSITORY, "--commit", COMMIT]
 
@@ -49,39 +51,53 @@ def ran() -> int:
     return len(Path("ran").read_text().splitlines()) if Path("ran").exists() else 0
 
 
-def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
+@pytest.fixture
+def counted(place: str, data_home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty journal of each kind, in which runs are counted."""
+    monkeypatch.setenv("AGENT_TELEMETRY_JOURNAL", place)
+    return place
+
+
+def catch_up() -> None:
+    """Bring into the journal what the runs left in the spool."""
     subprocess.run([*CLI, "runs"], check=True, capture_output=True)
-    with Journal.open(home / "journal.db") as journal, journal.engine.connect() as connection:
+
+
+def rows(place: str, query: str) -> list[tuple[Any, ...]]:
+    with Journal.open(place) as journal, journal.engine.connect() as connection:
         return [tuple(row) for row in connection.execute(text(query))]
 
 
-def test_of_runs_at_the_same_time_no_more_start_than_the_limit_says(data_home: Path) -> None:
+def test_of_runs_at_the_same_time_no_more_start_than_the_limit_says(counted: str) -> None:
     processes = [start("--max-attempts", "2", code=3) for _ in range(5)]
     told = [process.communicate(timeout=100)[1] for process in processes]
     assert sorted(process.returncode for process in processes) == [3, 3, 75, 75, 75]
     assert ran() == 2
     assert sum("has had its 2 attempts" in err for err in told) == 3
-    assert rows(data_home, "SELECT attempt FROM run WHERE outcome = 'exited' ORDER BY 1") == [(1,), (2,)]
-    assert rows(data_home, "SELECT count(*) FROM event WHERE name = 'attempt.refused'") == [(3,)]
+    catch_up()
+    assert rows(counted, "SELECT attempt FROM run WHERE outcome = 'exited' ORDER BY 1") == [(1,), (2,)]
+    assert rows(counted, "SELECT count(*) FROM event WHERE name = 'attempt.refused'") == [(3,)]
     refused = "SELECT DISTINCT outcome, error_type, attempt, capture FROM run WHERE outcome = 'refused'"
-    assert rows(data_home, refused) == [("refused", "AttemptExhausted", None, "captured")]
+    assert rows(counted, refused) == [("refused", "AttemptExhausted", None, "captured")]
     code, _ = run("--max-attempts", "3", code=4)
     assert code == 4, "what was refused took no number away"
-    assert rows(data_home, "SELECT max(attempt), max(number) FROM run, attempt") == [(3, 3)]
+    catch_up()
+    assert rows(counted, "SELECT max(attempt), max(number) FROM run, attempt") == [(3, 3)]
 
 
-def test_a_solved_commit_is_not_tried_again_unless_asked(data_home: Path) -> None:
-    data_home.mkdir()
-    filled(data_home / "journal.db", solved(1)).close()
+def test_a_solved_commit_is_not_tried_again_unless_asked(counted: str) -> None:
+    filled(counted, solved(1)).close()
     code, err = run("--max-attempts", "3")
     assert (code, ran()) == (75, 0)
     assert f"commit {COMMIT[:12]} is solved by run 00000001 (policy default); --again tries it" in err
-    (event,) = rows(data_home, "SELECT body FROM event WHERE name = 'attempt.refused'")
+    catch_up()
+    (event,) = rows(counted, "SELECT body FROM event WHERE name = 'attempt.refused'")
     refusal = json.loads(event[0])["data"]
     assert (refusal["reason"], refusal["policy"], refusal["used"]) == ("solved", "default", 1)
     assert refusal["solved_by"].endswith("00000001")
     assert run("--max-attempts", "3", "--again", code=5)[0] == 5
-    assert rows(data_home, "SELECT attempt FROM run WHERE exit_code = 5") == [(1,)]
+    catch_up()
+    assert rows(counted, "SELECT attempt FROM run WHERE exit_code = 5") == [(1,)]
 
 
 def test_runs_that_were_not_numbered_count_as_well(data_home: Path) -> None:

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -31,7 +32,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
 from agent_shim import events
 from agent_shim.canonical import digest
@@ -45,6 +46,8 @@ from telemetry.settings import Endpoint
 from telemetry.spans import SpanFold
 from tests.recordings import RUN, Recording, example_run
 from tests.test_otlp import JSON_REQUEST, in_json, in_protobuf
+
+pytest_plugins = ("tests.backends",)
 
 
 class Answer(NamedTuple):
@@ -671,7 +674,7 @@ def test_it_counts_what_came_in(running: RunningSink, bodies: list[bytes]) -> No
 class SinkProcess(Client):
     """A sink as a process of its own."""
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path | str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             super().__init__(free.getsockname()[1])
         code = f"from telemetry.sink import serve; serve({str(journal)!r}, '127.0.0.1', {self.port})"
@@ -704,11 +707,11 @@ class SinkProcess(Client):
 
 
 @pytest.fixture
-def start_process(journal: Path) -> Iterator[Callable[[], SinkProcess]]:
+def start_process(journal: Path) -> Iterator[Callable[..., SinkProcess]]:
     started: list[SinkProcess] = []
 
-    def begin() -> SinkProcess:
-        started.append(SinkProcess(journal))
+    def begin(place: Path | str = journal) -> SinkProcess:
+        started.append(SinkProcess(place))
         return started[-1]
 
     yield begin
@@ -728,16 +731,34 @@ def test_a_sink_killed_between_requests_has_lost_nothing_that_it_acknowledged(
     assert hashes(stored(journal)) == hashes(bodies)
 
 
+@contextlib.contextmanager
+def held_up(place: str) -> Iterator[None]:
+    """Nobody can store an event in a journal of either kind."""
+    if place.startswith("postgresql:"):
+        with psycopg.connect(place) as other:
+            other.execute("LOCK TABLE event")
+            yield
+            other.rollback()
+        return
+    with contextlib.closing(sqlite3.connect(place, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def held_by(place: str) -> list[str]:
+    """The hashes of all events of a journal of either kind."""
+    with Journal.open(place) as journal, journal.engine.connect() as connection:
+        return hashes([body.encode() for body in connection.scalars(text("SELECT body FROM event"))])
+
+
 def test_a_sink_killed_before_its_commit_has_acknowledged_nothing(
-    start_process: Callable[[], SinkProcess], journal: Path, bodies: list[bytes]
+    start_process: Callable[..., SinkProcess], place: str, bodies: list[bytes]
 ) -> None:
     """And the same request, sent again, stores every event once."""
-    first = start_process()
-    with (
-        contextlib.closing(sqlite3.connect(journal, isolation_level=None)) as other,
-        ThreadPoolExecutor(1) as thread,
-    ):
-        other.execute("BEGIN IMMEDIATE")
+    Journal.open(place).close()
+    first = start_process(place)
+    with held_up(place), ThreadPoolExecutor(1) as thread:
         body = in_protobuf([to_record(body) for body in bodies])
         with socket.create_connection(("127.0.0.1", first.port), timeout=30) as connection:
             connection.sendall(_head(len(body), "expect: 100-continue\r\n"))
@@ -748,10 +769,9 @@ def test_a_sink_killed_before_its_commit_has_acknowledged_nothing(
             first.kill()
             with contextlib.suppress(ConnectionResetError):
                 assert b"200" not in connection.recv(1000)
-        other.execute("ROLLBACK")
-    assert stored(journal) == []
-    assert start_process().logs(bodies).status == 200
-    assert hashes(stored(journal)) == hashes(bodies)
+    assert held_by(place) == []
+    assert start_process(place).logs(bodies).status == 200
+    assert held_by(place) == hashes(bodies)
 
 
 def test_asked_to_stop_it_answers_what_it_has_taken(
