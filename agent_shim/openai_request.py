@@ -38,20 +38,21 @@ _PROVIDERS = {
     "ark.cn-beijing.volces.com": "volcengine",
 }
 
-_ID = re.compile(r"^(?:[a-z]+[_-])?[A-Za-z0-9_-]*\d[A-Za-z0-9_-]{7,}$")
+_WORD = re.compile(r"[a-z_]+\Z")
+"""A segment of a path that names something; an id has capitals or digits, as a model has."""
 
 
 @lru_cache(maxsize=256)
 def surface(path: str) -> str:
     """The API surface of a request path: ``chat.completions``, ``responses``, ``audio.speech``, …
 
-    Ids in the path are left out, so that surfaces stay few.
+    Ids in the path are left out, so that surfaces stay few. The first segment is never one.
     """
     parts = [part for part in path.partition("?")[0].split("/") if part and part not in ("v1", "openai")]
     if "deployments" in parts:
         at = parts.index("deployments")
         del parts[at : at + 2]
-    return ".".join(part for part in parts if not _ID.match(part)) or "/"
+    return ".".join(parts[:1] + [part for part in parts[1:] if _WORD.match(part)]) or "/"
 
 
 def provider(host: str | None, client: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from agent_shim import openai_request
 from agent_shim.spool import new_id
 from telemetry.testing import Answer, Ledger, Raw, ScriptedServer, Usage
 from tests import spools
@@ -169,11 +170,27 @@ def test_every_method_that_sends_a_request_is_seen(generation: str, tmp_path: Pa
     opened = [begun for begun in opened if begun["method"] == "WEBSOCKET"]
     assert Counter(begun["client"] for begun in opened) == Counter(n.partition(".")[0] for n in sockets)
     assert sockets
+    assert [row for row in spools.rows(tmp_path, "llm_call") if "x1" in row["surface"]] == []
     assert spools.events(tmp_path, "capture.failed") == []
     begins = {f"{e['producer']}:{e['seq']}" for e in spools.events(tmp_path, "llm.call.started")}
     ends = Counter(event["begin"] for event in spools.events(tmp_path, "llm.call.finished"))
     assert set(ends) == begins
     assert set(ends.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (f"/responses/resp_{'68a1b2c3' * 6}/cancel", "responses.cancel"),
+        (f"/responses/resp_{'abcdefab' * 6}1/cancel", "responses.cancel"),
+        ("/files/file-AbCdEfGhIjKlMnOpQrStUvWx/content", "files.content"),
+        ("/models/gpt-5", "models"),
+        ("/openai/deployments/my-gpt/chat/completions", "chat.completions"),
+        ("/rerank-v2", "rerank-v2"),
+    ],
+)
+def test_no_id_of_the_service_is_part_of_a_surface(path: str, expected: str) -> None:
+    assert openai_request.surface(path) == expected
 
 
 # --- the page --------------------------------------------------------------------------------------
