@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.verdict_runs import IMITATION, PAGE, SCENARIOS, Line, lines, rows
+from tests.verdict_runs import CLI, IMITATION, PAGE, SCENARIOS, Line, lines, rows
 
 DEFAULT_PASSES = {
     "edit, then done",
@@ -80,6 +84,28 @@ def test_what_failed_is_what_went_wrong(found: dict[str, Line], name: str) -> No
     failed = {check for check, (state, _) in line.checks.items() if state == "fail"}
     assert failed == {*FAULTS.get(name, ()), *(() if line.changed else ("patch-not-empty",))}
     assert line.checks["telemetry-complete"][0] == "pass"
+
+
+def test_retries_of_the_agent_around_those_of_the_client_are_told_of_their_run_and_of_no_other(
+    found: dict[str, Line], home: Path
+) -> None:
+    """By `show --json`, with the two calls; a 500 that the client alone repeated is no such thing."""
+    nested = of_kind("nested retries", "more 500s than the client retries", home)
+    assert [fault["reason"] for fault in nested] == [
+        "the agent sent one request 2 times, and the client each up to 3 times: 4 requests"
+    ]
+    assert len(set(nested[0]["events"])) == 2
+    assert of_kind("nested retries", "a 429 and a 500 on the way", home) == []
+    reason = found["more 500s than the client retries"].checks["no-futile-retry"]
+    assert reason == ("pass", nested[0]["reason"])
+
+
+def of_kind(kind: str, task: str, home: Path) -> list[dict[str, Any]]:
+    with closing(sqlite3.connect(home / "journal.db")) as journal:
+        ((run,),) = journal.execute("SELECT run_id FROM run WHERE task = ?", (task,)).fetchall()
+    environ = {"PATH": os.environ["PATH"], "AGENT_TELEMETRY_HOME": str(home)}
+    shown = subprocess.run([*CLI, "show", run, "--json"], env=environ, check=True, capture_output=True)
+    return [fault for fault in json.loads(shown.stdout)["faults"] if fault["kind"] == kind]
 
 
 def test_the_claim_is_refuted_on_the_wire_in_every_run_that_sent_something(
