@@ -146,8 +146,18 @@ def test_every_test_that_a_page_names_exists() -> None:
 
 
 def test_every_case_around_the_agent_names_its_test() -> None:
-    """The first table has the outcomes, which are no cases."""
-    _, _, cases = (FOLDER / "wrapper.md").read_text().partition("\n## ")
-    lines = [line for line in cases.splitlines() if line.startswith("| ") and not line.startswith("| case")]
+    """The first table has the outcomes, which are no cases, and the last one what is not recorded."""
+    lines = around_the_agent()
     assert lines
     assert [line for line in lines if not TEST.search(line)] == []
+
+
+def test_every_fault_of_the_list_has_its_case_around_the_agent() -> None:
+    rows = [line.split("|")[1] for line in around_the_agent()]
+    assert {row for cell in rows for row in re.findall(r"W\d\d", cell)} == {f"W{n:02d}" for n in range(1, 35)}
+
+
+def around_the_agent() -> list[str]:
+    _, _, cases = (FOLDER / "wrapper.md").read_text().partition("\n## ")
+    cases, _, _ = cases.partition("\n## Where the record is another")
+    return [line for line in cases.splitlines() if line.startswith("| ") and not line.startswith("| row")]

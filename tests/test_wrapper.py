@@ -281,16 +281,23 @@ def test_the_agent_dies_with_a_killed_wrapper(wrap: Wrap, tmp_path: Path) -> Non
 
 
 def test_a_stopped_agent_and_its_wrapper_go_on_together(wrap: Wrap, tmp_path: Path) -> None:
-    """W33."""
+    """W33: what is recorded afterwards has both clocks, and the time that it stood still on each."""
     code = f"import pathlib, time; pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(1)"
     with wrap.start(python(code), task=tmp_path.name) as process:
         eventually((tmp_path / "ready").exists)
         pid = wrap.wait_for(tmp_path.name, "process.started")["data"]["pid"]
         process.send_signal(signal.SIGTSTP)
         eventually(lambda: _state(pid) == "T" and _state(process.pid) == "T")
+        stopped = (time.time_ns(), time.monotonic_ns())
+        time.sleep(0.1)
+        continued = (time.time_ns(), time.monotonic_ns())
         process.send_signal(signal.SIGCONT)
         process.communicate()
     assert process.returncode == 0
+    began, ended = (wrap.wait_for(tmp_path.name, f"process.{name}") for name in ("started", "finished"))
+    assert (ended["data"]["outcome"], ended["data"]["exit_code"]) == ("exited", 0)
+    for clock, first, last in zip(("time", "mono"), stopped, continued, strict=True):
+        assert began[clock] < first < last < ended[clock]
 
 
 @linux
@@ -382,6 +389,7 @@ def test_streams_pass_through_apart_and_unchanged(wrap: Wrap) -> None:
     assert (done.end["stdout_bytes"], done.end["stderr_bytes"]) == (256, 3)
     assert done.end["stderr_tail"] == "err"
     assert done.end["stdout_tail"].startswith("␀\x01\x02")
+    assert done.end["stdout_tail"].endswith("\x7f" + "\ufffd" * 128), "what is no UTF-8 is replaced, not lost"
 
 
 def test_a_tail_is_the_last_eight_kilobytes(wrap: Wrap) -> None:
