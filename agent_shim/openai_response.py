@@ -322,8 +322,8 @@ def _whole_events(chunk: bytes) -> list[bytes] | None:
     found = []
     for event in chunk[:-2].split(b"\n\n"):
         name, _, data = event.partition(b"data: ")
-        if b"\n" in data or (name and not _is_line(name, b"event: ")):
-            return None
+        if not data or b"\n" in data or (name and not _is_line(name, b"event: ")):
+            return None  # a blank event is none
         found.append(data)
     return found
 

@@ -77,6 +77,18 @@ def test_pieces_and_ways_of_writing_make_no_difference(
     assert [(call["id"], call["arguments"]) for call in found.tool_calls() or []] == [("call_1", '{"a":1}')]
 
 
+@pytest.mark.parametrize("blank", [b"\n\n", b"\n\n\n\n", b"data: \n\n", b"event: ping\ndata: \n\n"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["together", "apart"])
+def test_a_blank_event_is_none(blank: bytes, at_once: bool) -> None:
+    """In front, between and at the end, in a piece with another or alone."""
+    stream = EventStream(Findings())
+    for value in CHAT:
+        raw = b"data: " + json.dumps(value).encode() + b"\n\n"
+        for piece in [blank + raw + blank] if at_once else [blank, raw, blank]:
+            stream.feed(piece)
+    assert (stream.events, stream.findings.id, stream.findings.model) == (len(CHAT), "c1", "m")
+
+
 @pytest.mark.parametrize("spaced", [False, True], ids=["compact", "spaced"])
 @pytest.mark.parametrize(("values", "said"), [(CHAT, 5), (RESPONSES, 3)], ids=["chat", "responses"])
 @pytest.mark.parametrize("whole", [True, False], ids=["an event a piece", "a byte a piece"])
