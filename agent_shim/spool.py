@@ -356,13 +356,14 @@ def held(folder: str | os.PathLike[str], how: int, patience_s: float) -> Iterato
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield _had(fd, how, time.monotonic() + patience_s)
+        yield locked(fd, how, time.monotonic() + patience_s)
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile has a copy of the descriptor
         os.close(fd)
 
 
-def _had(fd: int, how: int, until: float) -> bool:
+def locked(fd: int, how: int, until: float, every_s: float = 0.001) -> bool:
+    """Whether the ``flock`` on a descriptor could be had before the monotonic clock says `until`."""
     while True:
         try:
             fcntl.flock(fd, how | fcntl.LOCK_NB)
@@ -370,7 +371,7 @@ def _had(fd: int, how: int, until: float) -> bool:
         except BlockingIOError:
             if time.monotonic() >= until:
                 return False
-            time.sleep(0.001)
+            time.sleep(every_s)
 
 
 def _reason(error: OSError) -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent_shim.spool import SUFFIX
+from agent_shim.spool import SUFFIX, locked
 from telemetry import places
 from telemetry.settings import Settings
 from telemetry.spooled import Run
@@ -89,16 +89,10 @@ def lock(home: Path, patience_s: float = 0.0) -> int | None:
     """
     places.make(home)
     fd = os.open(home / "deliverer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    until = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                os.close(fd)
-                return None
-            time.sleep(_POLL_S)
+    if locked(fd, fcntl.LOCK_EX, time.monotonic() + patience_s, _POLL_S):
+        return fd
+    os.close(fd)
+    return None
 
 
 def is_running(home: Path) -> bool:

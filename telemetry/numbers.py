@@ -11,6 +11,7 @@ Promises, each with its test in ``tests/test_numbers.py``:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,12 +19,14 @@ import os
 import re
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from agent_shim.events import AttemptReserved
+from agent_shim.spool import locked
 from telemetry import places
 from telemetry.identity import Identity
 from telemetry.settings import Settings
@@ -31,6 +34,8 @@ from telemetry.turns import turn
 
 LOCKED_S = 0.5
 """How long a locked journal is waited for: a batch of the deliverer takes less."""
+COUNTER_S = 5.0
+"""How long the others that start at the same time are waited for, each of which may wait for the journal."""
 SERVER_S = 10.0
 """One that does not answer delays the agent by this much; one that refuses, by less than a second."""
 _HEX = re.compile(r"[0-9a-f]{4,64}\Z")
@@ -45,9 +50,11 @@ def number(
     if not known.commit:
         return None
     key = (known.repository or "", known.commit, known.agent or "", known.model_declared or "")
+    path = _path(settings.journal)
+    asked = _asked(settings.journal, environ, run_id, key) if path is None else None
     with _counter(settings.home, key) as counter:
         counted = _read(counter)
-        reserved = _reserved(settings.journal, environ, run_id, key, counted)
+        reserved = asked if path is None else _reserved(path, run_id, key, counted)
         found = counted + 1 if reserved is None else reserved
         _write(counter, max(counted, found))
     return AttemptReserved(number=found, provisional=reserved is None)
@@ -58,14 +65,15 @@ def number(
 
 @contextmanager
 def _counter(home: Path, key: _Key) -> Iterator[int]:
-    """The file that counts the attempts made from here, locked."""
+    """The file that counts the attempts made from here, locked. Raises `OSError` when it cannot be."""
     folder = home / "attempts"
     places.make(home)
     folder.mkdir(mode=places.PRIVATE, exist_ok=True)
     name = hashlib.sha256("\n".join(key).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not locked(descriptor, fcntl.LOCK_EX, time.monotonic() + COUNTER_S):
+            raise OSError(errno.EAGAIN, "locked by another run", str(folder / name))
         yield descriptor
     finally:
         os.close(descriptor)
@@ -83,11 +91,8 @@ def _write(counter: int, number: int) -> None:
 # --- in the journal --------------------------------------------------------------------------------
 
 
-def _reserved(journal: str, environ: Mapping[str, str], run_id: str, key: _Key, counted: int) -> int | None:
-    """The number in the journal; ``None`` when it cannot be had at once."""
-    path = _path(journal)
-    if path is None:
-        return _asked(journal, environ, run_id, key)
+def _reserved(path: str, run_id: str, key: _Key, counted: int) -> int | None:
+    """The number in the journal's file; ``None`` when it cannot be had at once."""
     try:
         with turn(os.path.realpath(path, strict=True), LOCKED_S), closing(_opened(path)) as connection:
             return _in_file(connection, run_id, key, counted)

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agent_shim.spool import locked
+
 _POLL_S = 0.002
 
 
@@ -31,8 +33,9 @@ def turn(database: str | Path, patience_s: float) -> Iterator[None]:
     with _opened(path.with_name(f"{path.name}-writer")) as writer:
         # Whoever waits to be the next holds up all others: the writer too, when it wants another turn.
         with _opened(path.with_name(f"{path.name}-next")) as following:
-            _lock(following, until)
-            _lock(writer, until)
+            for fd in (following, writer):
+                if not locked(fd, fcntl.LOCK_EX, until, _POLL_S):
+                    raise sqlite3.OperationalError("database is locked")
         yield
 
 
@@ -44,14 +47,3 @@ def _opened(path: Path) -> Iterator[int]:
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile has a copy of the descriptor
         os.close(fd)
-
-
-def _lock(fd: int, until: float) -> None:
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                raise sqlite3.OperationalError("database is locked") from None
-        time.sleep(_POLL_S)

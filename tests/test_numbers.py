@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -58,6 +59,16 @@ def test_wrappers_that_start_at_the_same_time_get_numbers_of_their_own(settings:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda run: number(settings, run), range(1, 25)))
     assert sorted(found) == [(n, False) for n in range(1, 25)]
+
+
+def test_wrappers_that_ask_a_server_that_does_not_answer_wait_for_it_side_by_side(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(3) as threads:
+        server.settimeout(numbers.SERVER_S * 0.8)  # one that waited for another would come too late
+        away = settings._replace(journal=f"http://127.0.0.1:{server.getsockname()[1]}")
+        found = [threads.submit(number, away, run) for run in (1, 2, 3)]
+        for connection in [server.accept()[0] for _ in found]:
+            connection.close()
+        assert sorted(each.result() for each in found) == [(n, True) for n in (1, 2, 3)]
 
 
 def test_without_a_journal_the_number_is_counted_here_and_provisional(settings: Settings) -> None:
