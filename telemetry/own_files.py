@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 PATCH_FILE = "model_patch.diff"
 """Name of the patch file in the worktree, as the prompts of ISO-Bench ask for it."""
-_LIMIT_BYTES = 64 << 20
+LIMIT_BYTES = 64 << 20
 
 
 class Content(NamedTuple):
@@ -66,7 +66,7 @@ class OwnFiles:
         return _signature(path) != self._before.get(path)
 
 
-def content_of(path: Path, limit: int = _LIMIT_BYTES) -> Content:
+def content_of(path: Path, limit: int = LIMIT_BYTES) -> Content:
     """What is in a file that an agent wrote: links are not followed, pipes not waited for."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent_shim.events import PatchCaptured, ProcessFinished, RunStarted, TrajectoryRead, TreeCaptured
-from telemetry.own_files import PATCH_FILE, content_of
+from telemetry.own_files import LIMIT_BYTES, PATCH_FILE, content_of
 
 AGENT_PATCH = "model_patch.agent.diff"
 _AGENT_BRANCH = re.compile(r"agent/(.+)/[0-9a-f]{7,64}")
@@ -88,7 +88,7 @@ def write(
 ) -> list[Path]:
     """Write the files into `folder`, and the patch to `targets` too; what was written. Raises `OSError`."""
     written = write_patch(folder, patch, targets) if patch is not None else []
-    prompt = _prompt(folder / "prompt.json")
+    prompt = _read(folder / "prompt.json", _PROMPT_BYTES)
     for name, content in (
         ("attempt.json", attempt_file(attempt)),
         ("journal.json", journal_file(attempt, prompt)),
@@ -120,7 +120,7 @@ def fill(
     """Put verdict, tokens and cost into the files of a run, or why they are unknown. Raises `OSError`."""
     known = {name: told.get(name) for name in SETTLED} | {"settled_reason": why}
     for name in ("attempt.json", "journal.json"):
-        content = _object(json.loads(content_of(folder / name).data or b"{}"))
+        content = _read(folder / name)
         if run_id in (content.get("run"), _object(content.get("run_metadata")).get("run_id")):
             _replace(folder / name, redact(json.dumps(content | known, indent=2)).encode() + b"\n")
 
@@ -253,9 +253,10 @@ def _is_named(path: str, name: str) -> bool:
     return path == name or path.startswith(f"{name}/") or fnmatch(path, name)
 
 
-def _prompt(path: Path) -> dict[str, Any]:
+def _read(path: Path, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
+    """The object in a file that others may have written; empty when there is none."""
     try:
-        return _object(json.loads(content_of(path, _PROMPT_BYTES).data or b"{}"))
+        return _object(json.loads(content_of(path, limit_bytes).data or b"{}"))
     except (ValueError, RecursionError):
         return {}
 

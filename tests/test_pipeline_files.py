@@ -128,6 +128,19 @@ def test_a_prompt_of_any_form_does_no_harm(tmp_path: Path, prompt: str) -> None:
     assert read(tmp_path / "journal.json")["commits"] == {"pre": "c0", "human": "1234abcd"}
 
 
+@pytest.mark.parametrize("name", ["attempt.json", "journal.json"])
+@pytest.mark.parametrize("content", [b"{half", b"\xff", b"[" * 100_000, b"[]"])
+def test_a_file_that_others_have_written_since_is_left_as_it_is(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    pipeline_files.write(tmp_path, attempt(), OURS, [], str)
+    (tmp_path / name).write_bytes(content)
+    pipeline_files.fill(tmp_path, "1" * 32, {"verdict": "pass"}, None, str)
+    assert (tmp_path / name).read_bytes() == content
+    (other,) = {"attempt.json", "journal.json"} - {name}
+    assert read(tmp_path / other)["verdict"] == "pass"
+
+
 def test_our_own_record_has_the_facts_and_not_the_text(tmp_path: Path) -> None:
     pipeline_files.write(tmp_path, attempt(), OURS, [], str)
     made = read(tmp_path / "attempt.json")
