@@ -19,13 +19,12 @@ from pathlib import Path
 
 from agent_shim.events import ConfigurationRead
 from telemetry.command import option_value
-from telemetry.declared import config_file
+from telemetry.declared import FILE_VARIABLE, config_file
 from telemetry.identity import without_credentials
 
 _OPTIONS = ("--provider", "--model", "--model-base-url", "--max-steps", "--agent-type", "--config-file")
 _ADDRESS = re.compile(r"[A-Z]+_BASE_URL")
 _KEY = re.compile(r"[A-Z]+_API_KEY")
-_FILE_VARIABLE = "TRAE_CONFIG_FILE"
 LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -37,7 +36,7 @@ def configuration(
         return None
     given = {option: option_value(command, option) for option in _OPTIONS}
     named = {name: _shown(name, value) for name, value in sorted(environ.items()) if _is_read(name)}
-    file = config_file(command, environ)
+    file = config_file(command, cwd, environ)
     told = ConfigurationRead(
         agent=agent,
         options={option: without_credentials(value) for option, value in given.items() if value} or None,
@@ -55,7 +54,7 @@ def configuration(
 
 
 def _is_read(name: str) -> bool:
-    return bool(name == _FILE_VARIABLE or _ADDRESS.fullmatch(name) or _KEY.fullmatch(name))
+    return bool(name == FILE_VARIABLE or _ADDRESS.fullmatch(name) or _KEY.fullmatch(name))
 
 
 def _shown(name: str, value: str) -> str:

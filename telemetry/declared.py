@@ -19,7 +19,7 @@ from telemetry.command import option_value
 
 LIMIT_BYTES = 1024 * 1024
 """Of a file that is parsed before the agent starts; a configuration has a few KiB."""
-_FILE_VARIABLE, _FILE = "TRAE_CONFIG_FILE", "trae_config.yaml"
+FILE_VARIABLE, _FILE = "TRAE_CONFIG_FILE", "trae_config.yaml"
 
 
 def declared_model(
@@ -29,25 +29,19 @@ def declared_model(
     given = option_value(command, "--model")
     if given or agent != "trae":
         return given
-    file = Path(cwd, config_file(command, environ))
-    found = _found(file)
-    content = _content(found)
-    return _of_legacy_file(content) if found.suffix == ".json" else _of_file(content)
+    file = Path(cwd, config_file(command, cwd, environ))
+    content = _content(file)
+    return _of_legacy_file(content) if file.suffix == ".json" else _of_file(content)
 
 
-def config_file(command: Sequence[str], environ: Mapping[str, str]) -> str:
-    """The configuration file that TRAE takes."""
-    return option_value(command, "--config-file") or environ.get(_FILE_VARIABLE) or _FILE
-
-
-def _found(file: Path) -> Path:
-    """Where ``x.yaml`` is not there, TRAE takes ``x.json``."""
+def config_file(command: Sequence[str], cwd: str, environ: Mapping[str, str]) -> str:
+    """The configuration file that TRAE takes, as it is named; where ``x.yaml`` is not there, ``x.json``."""
+    named = option_value(command, "--config-file") or environ.get(FILE_VARIABLE) or _FILE
+    file = Path(named)
+    if file.suffix not in (".yaml", ".yml") or Path(cwd, file).exists():
+        return named
     other = file.with_suffix(".json")
-    return other if _is_yaml(file) and not file.exists() and other.exists() else file
-
-
-def _is_yaml(file: Path) -> bool:
-    return file.suffix in (".yaml", ".yml")
+    return str(other) if Path(cwd, other).exists() else named
 
 
 def _content(file: Path) -> dict[str, Any]:

@@ -42,5 +42,12 @@ def test_the_file_is_found_in_the_agents_own_order(tmp_path: Path) -> None:
     assert (named.file, usual.file) == ("of_variable.yaml", "trae_config.yaml")
 
 
+def test_where_the_yaml_is_not_there_the_json_of_its_name_is_taken(tmp_path: Path) -> None:
+    """By who asks for the model as by who records the file."""
+    (tmp_path / "conf.json").write_text('{"default_provider": "openai"}')
+    read = configuration("trae", COMMAND, str(tmp_path), {})
+    assert read is not None and (read.file, read.file_reason) == ("conf.json", None)
+
+
 def test_of_other_agents_nothing_is_said(tmp_path: Path) -> None:
     assert configuration("codex", ["codex", "--model", "o3"], str(tmp_path), {}) is None
