@@ -155,7 +155,7 @@ def _known(policy: str, settings: Settings) -> None:
     if policy == "default":
         return  # and nothing more is loaded, as for most runs
     from telemetry.policies import named
-    from telemetry.remote import is_remote
+    from telemetry.settings import is_remote
 
     if not is_remote(settings.journal):
         named(settings.home, policy)
@@ -177,6 +177,7 @@ def _claims(given: tuple[str, ...], file: str | None) -> tuple[ClaimMade, ...]:
     from telemetry.claims import parse_all, written
 
     lines = written(Path(file)) if file else []
+    parse_all([*lines, *given])
     made = [ClaimMade(*pair, source="file", place=file) for pair in parse_all(lines).items()]
     return (*made, *(ClaimMade(*pair, source="option") for pair in parse_all(given).items()))
 

@@ -75,3 +75,14 @@ def test_claims_come_from_a_file_too(
         ("temperature", "file"),
         ("model", "file"),
     ]
+
+
+def test_a_claim_on_the_command_line_that_contradicts_the_file_is_refused(
+    server: ScriptedServer, data_home: Path, tmp_path: Path
+) -> None:
+    """One of the two would go unchecked."""
+    (tmp_path / "claims.txt").write_text("temperature=0.5\n")
+    words = ["--claims", str(tmp_path / "claims.txt"), "--claim", "temperature=0.7"]
+    code, out, err = run(server, *words, *agent("0.5"))
+    assert (code, out) == (2, "")
+    assert "temperature is claimed to be 0.5 and to be 0.7" in err
