@@ -32,8 +32,8 @@ from telemetry.outcomes import Line, lines
 from telemetry.policies import Policy, decides, named
 from telemetry.queries import short
 from telemetry.reading import reading
-from telemetry.remote import RemoteJournal, is_remote
-from telemetry.settings import Settings
+from telemetry.remote import RemoteJournal
+from telemetry.settings import Settings, is_remote
 
 
 class Wanted(NamedTuple):

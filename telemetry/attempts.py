@@ -27,6 +27,7 @@ from sqlmodel import SQLModel
 from agent_shim.errors import SettingsError
 from telemetry import database
 from telemetry.journal import Journal
+from telemetry.settings import is_remote
 
 from . import tables  # noqa: F401  (its import fills the metadata)
 
@@ -67,9 +68,9 @@ def reserve(
     run, key = _checked(run_id, repository, commit, agent, model)
     if isinstance(journal, Journal):
         return _reserve(journal, run, key)
-    from telemetry.remote import RemoteJournal, is_remote  # 5 MB that the sink does without
-
     if is_remote(str(journal)):
+        from telemetry.remote import RemoteJournal  # 5 MB that the sink does without
+
         with RemoteJournal(str(journal), environ or {}) as remote:
             return remote.reserve(run_id, repository, commit, agent, model)
     with Journal.open(journal) as opened:

@@ -29,7 +29,7 @@ from agent_shim.errors import AgentTelemetryError, JournalUnreachable
 from agent_shim.redaction import Redactor, live_secrets
 from telemetry import handover, places
 from telemetry.exports import OTLP, ExportThread
-from telemetry.settings import VERSION, Endpoint, Settings, without_password
+from telemetry.settings import VERSION, Endpoint, Settings, is_remote, without_password
 from telemetry.spooled import Run, forget_positions
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Journals:
 
     def _opened(self, place: str) -> Target:
         from telemetry.journal import Journal
-        from telemetry.remote import RemoteJournal, is_remote
+        from telemetry.remote import RemoteJournal
 
         return RemoteJournal(place, self._environ) if is_remote(place) else Journal.open(place)
 

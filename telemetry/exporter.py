@@ -53,6 +53,7 @@ from opentelemetry.trace import (
 from agent_shim.attributes import RUN, SCHEMA_URL, SCOPE, SERVICE_NAME
 from agent_shim.errors import DeliveryError, EventError, SettingsError
 from telemetry.otlp import Record, to_record
+from telemetry.remote import first_cause
 from telemetry.settings import Endpoint, Settings, without_password
 from telemetry.spans import Span
 
@@ -302,7 +303,7 @@ class _Session(requests.Session):
         try:
             response = super().request(*args, **options)
         except OSError as error:  # all of theirs are, and a certificate that is not there is no other
-            self.cause = _Cause(None, str(error)[:_MAX_REASON])
+            self.cause = _Cause(None, first_cause(error)[:_MAX_REASON])
             raise
         status = response.status_code
         self.cause = _Cause(str(status), f"{status} {response.reason}")

@@ -23,8 +23,8 @@ from telemetry import display, handover, places
 from telemetry.database import HEAD, url_of, way_out
 from telemetry.filters import QUARANTINE, RUN, stored
 from telemetry.reading import exists
-from telemetry.remote import RemoteJournal, is_remote
-from telemetry.settings import Settings, without_password
+from telemetry.remote import RemoteJournal
+from telemetry.settings import Settings, is_remote, without_password
 from telemetry.spooled import Run
 
 STATES = ("ok", "warn", "fail", "unknown")

@@ -31,11 +31,6 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 _MAX_REASON = 300
 
 
-def is_remote(place: str) -> bool:
-    """Whether the place of a journal is the URL of a sink."""
-    return place.startswith(("http://", "https://"))
-
-
 class RemoteJournal:
     """What a deliverer and a wrapper ask of a journal, asked of its sink. For one thread."""
 
@@ -107,7 +102,7 @@ class RemoteJournal:
                 allow_redirects=False,
             )  # fmt: skip
         except requests.RequestException as error:
-            raise self._unreachable(_first_cause(error)) from error
+            raise self._unreachable(first_cause(error)) from error
         if answer.status_code == 400 and kind == otlp.JSON:
             raise SettingsError(_reason(answer))
         if answer.status_code != 200:
@@ -127,9 +122,12 @@ class RemoteJournal:
         )
 
 
-def _first_cause(error: BaseException) -> str:
-    """What the system said: what libraries make of it names their objects."""
-    while deeper := error.__cause__ or error.__context__:
+def first_cause(error: BaseException) -> str:
+    """What the system said of a request that failed: what libraries make of it names their objects."""
+    while not isinstance(error, OSError) or isinstance(error, requests.RequestException):
+        deeper = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if deeper is None:
+            break
         error = deeper
     return str(error)
 

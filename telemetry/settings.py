@@ -325,6 +325,11 @@ def is_disabled(environ: Mapping[str, str]) -> bool:
     return bool(_value(_DISABLED, environ, {}, {}))
 
 
+def is_remote(place: str) -> bool:
+    """Whether the place of a journal is the URL of a sink."""
+    return place.startswith(("http://", "https://"))
+
+
 def without_password(url: str) -> str:
     """A journal or an endpoint without the password that its URL may hold."""
     if "://" not in url:
