@@ -157,17 +157,17 @@ def _debootstrap() -> None:
 def _docker(*words: str) -> None:
     done = subprocess.run(["docker", *words], capture_output=True, text=True)
     if done.returncode:
-        raise NoEngine(f"docker {words[0]} failed: {done.stdout[-500:]}{done.stderr[-1500:]}")
+        raise build.NotBuildable(f"docker {words[0]} failed: {done.stdout[-500:]}{done.stderr[-1500:]}")
 
 
 def main() -> int:
-    """Make the images, or say why not."""
+    """Make the images, or say why not: 3 where this machine cannot, 1 where they cannot be built."""
     try:
         with engine():
             make()
     except (NoEngine, build.NotBuildable) as error:
         print(f"docker-compose.yml cannot be tried here: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, NoEngine) else 1
     return 0
 
 
