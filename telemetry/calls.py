@@ -250,7 +250,6 @@ class Calls:
         self._open.pop(call.id, None)
         assert call.ended is not None
         call.row["finished_at"] = at(call.ended[0])
-        call.read = None
         call.missing = text(data.get("usage_missing"))
         call.api_ns = number(data.get("api_ns"))
 

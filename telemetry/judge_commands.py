@@ -90,9 +90,10 @@ def judge(
             results = {one.run_id: [judging.verification(read, one, verify, os.environ)] for one in found}
             judging.write(settings, os.environ, results)
         judged = judging.judge(read, settings, os.environ, found, rule)
-        passed = all(one.verdict.verdict == "pass" for one in judged)
         if everything and check:
             passed = judging.all_pass(read.engine, those, rule)
+        else:
+            passed = all(one.verdict.verdict == "pass" for one in judged)
     verdicts.judged(judged, rule, form_of(as_json, tz), whole=not everything)
     sys.exit(FINDINGS if check and not passed else 0)
 

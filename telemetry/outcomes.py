@@ -152,4 +152,4 @@ def summed(costs: Iterable[Cost]) -> Cost:
             reasons[cost.reason] += 1
     runs = f"{len(summands)} run{'' if len(summands) == 1 else 's'}"
     told = "; ".join(f"{reason} in {count} of {runs}" for reason, count in reasons.items())
-    return Cost(dict(sorted(amounts.items())), told or None)
+    return Cost(totals.rounded(amounts), told or None)

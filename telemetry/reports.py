@@ -204,7 +204,7 @@ def cost_columns(report: CostReport) -> list[Column[CostLine]]:
             "calls", lambda line: line.calls.value, "CALLS", lambda line: display.total(line.calls), True, 4
         ),
         *(_token_column(name, lines) for name in TOKENS),
-        Column("tokens_reason", _tokens_reason),
+        Column("tokens_reason", tokens_reason),
         *_cost_columns([line.cost for line in lines], lambda line: line.cost),
         Column("wall_s", lambda line: line.wall_s.value, *_wall(report.by), right=True, extra=6),
         Column("api_s", lambda line: line.api_s.value),
@@ -248,7 +248,8 @@ def _token_column(name: str, lines: Sequence[CostLine]) -> Column[CostLine]:
     )
 
 
-def _tokens_reason(line: CostLine) -> str | None:
+def tokens_reason(line: CostLine) -> str | None:
+    """What the sums of tokens lack, each reason once."""
     reasons = (total.reason for total in line.tokens.values() if total.reason)
     return "; ".join(dict.fromkeys(part for reason in reasons for part in reason.split("; "))) or None
 

@@ -22,7 +22,7 @@ from telemetry.filters import RUN
 from telemetry.judging import judge
 from telemetry.policies import named
 from telemetry.reading import Reading, reading
-from telemetry.reports import cost_object
+from telemetry.reports import cost_object, tokens_reason
 from telemetry.settings import Settings
 
 
@@ -46,12 +46,11 @@ def _used(read: Reading, run_id: str) -> dict[str, Any]:
         (group,) = totals.group(connection, "run", [RUN.c.run_id == run_id]).values()
     line = group.line()
     tokens = {name: total.value for name, total in line.tokens.items()}
-    reasons = dict.fromkeys(total.reason for total in line.tokens.values() if total.reason)
     return {
         "calls": line.calls.value,
         "calls_reason": line.calls.reason,
         "tokens": tokens,
-        "tokens_reason": "; ".join(reasons) or None,
+        "tokens_reason": tokens_reason(line),
         **cost_object(line.cost),
     }
 

@@ -284,8 +284,8 @@ def last_call(calls: Iterable[Data]) -> Failure | None:
         return None
     status = last["http_status"] if (last["http_status"] or 0) >= 400 else None
     kind = last["error_code"] or last["error_type"]
-    words = [str(word) for word in (status, kind) if word is not None and str(word) != str(status)]
-    return Failure(" ".join([str(status), *words] if status else words), last["error_message"] or "failed")
+    words = dict.fromkeys(str(word) for word in (status, kind) if word is not None)
+    return Failure(" ".join(words), last["error_message"] or "failed")
 
 
 def run_failure(end: Data | None, call: Failure | None) -> Failure | None:

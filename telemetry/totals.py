@@ -90,6 +90,11 @@ _OF_USAGE = ("model", "day")
 """Groupings that divide a run."""
 
 
+def rounded(amounts: Mapping[str, float]) -> dict[str, float]:
+    """Sums by currency, in its order, without the noise of adding."""
+    return {currency: round(amount, _DIGITS) for currency, amount in sorted(amounts.items())}
+
+
 def group(
     connection: Connection,
     by: str,
@@ -238,8 +243,7 @@ class Group:
         unpriced = self._without_price + max(0, self._calls - self._priced)
         told = [f"{unpriced} of {self._calls} calls unknown"] if unpriced else []
         told += [f"{self._bounded} of {self._calls} calls known in part"] if self._bounded else []
-        amounts = {name: round(amount, _DIGITS) for name, amount in sorted(self._amounts.items())}
-        return Cost(amounts, "; ".join(told + self._unseen()) or None)
+        return Cost(rounded(self._amounts), "; ".join(told + self._unseen()) or None)
 
     def _total(self, value: float | None, missing: int) -> Total:
         told = [f"{missing} of {self._calls} calls unknown"] if missing else []

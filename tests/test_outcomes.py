@@ -90,6 +90,10 @@ def test_pass_at_k_is_the_unbiased_estimate_over_commits_with_k_attempts(journal
     assert outcomes.rate(found, 4) == (4, None, 0)
 
 
+def test_the_noise_of_adding_is_no_part_of_a_sum() -> None:
+    assert outcomes.summed([Cost({"USD": 0.1}), Cost({"USD": 0.2})]).amounts == {"USD": 0.3}
+
+
 def test_a_cost_that_is_not_known_makes_the_sum_a_lower_bound() -> None:
     costs = [Cost({"USD": 1.0}), Cost({}, "1 of 2 calls unknown"), Cost({"EUR": 2.0})]
     told = "1 of 2 calls unknown in 1 of 3 runs"
