@@ -53,6 +53,7 @@ class Told(NamedTuple):
 
 class _Record(NamedTuple):
     time_ns: int
+    """0 where it has none."""
     id: str
     log: str
     source: str
@@ -64,6 +65,10 @@ class _Record(NamedTuple):
         took = _whole(self.given.get("duration_ms"))
         start = None if took is None else self.time_ns - took * 10**6
         return start if start is not None and start > 0 else None
+
+    @property
+    def end_ns(self) -> int | None:
+        return self.time_ns or None
 
 
 class ForeignLogs:
@@ -112,7 +117,7 @@ def _details(record: _Record) -> Iterator[ToldCall]:
     given = translated(record.given)
     failed = attr.ERROR_TYPE in given
     if given.get(attr.OPERATION_NAME) in (None, *INFERENCE):
-        yield ToldCall(record.id, record.source, None, record.time_ns, failed, None, given, record.span)
+        yield ToldCall(record.id, record.source, None, record.end_ns, failed, None, given, record.span)
 
 
 def _claude(record: _Record) -> ToldCall:
@@ -136,7 +141,7 @@ def _claude(record: _Record) -> ToldCall:
         COST: given.get("cost_usd"),
     }
     return ToldCall(
-        record.id, record.source, record.start_ns, record.time_ns, failed, text(given.get("error")),
+        record.id, record.source, record.start_ns, record.end_ns, failed, text(given.get("error")),
         _there(said), http_status=status,
     )  # fmt: skip
 
@@ -187,7 +192,7 @@ def _codex_call(requests: list[_Record], end: _Record | None, provider: str | No
         attr.ERROR_TYPE: str(status or "_OTHER") if message else None,
     }
     return ToldCall(
-        first.id, last.source, first.start_ns, last.time_ns, message is not None, message,
+        first.id, last.source, first.start_ns, last.end_ns, message is not None, message,
         translated(_there(said)), requests=len(requests) or None, http_status=status,
     )  # fmt: skip
 
@@ -216,7 +221,7 @@ def _tool(run_id: str, record: _Record) -> Row:
     row = TOOL_CALL | {"run_id": run_id, "tool_call_id": record.id, "executor": record.source}
     row["tool"], row["call_id"] = text(given.get("tool_name")), text(given.get(_TOOLS[record.log]))
     row["started_at"], row["duration_s"] = _when(record)
-    row["finished_at"] = at(record.time_ns)
+    row["finished_at"] = None if record.end_ns is None else at(record.end_ns)
     row["ended"] = "completed" if given.get("success") in _OK else "failed"
     row["arguments_bytes"] = _whole(given.get("tool_input_size_bytes"))
     row["result_bytes"] = _whole(given.get("tool_result_size_bytes"))

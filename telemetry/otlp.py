@@ -45,7 +45,8 @@ MAX_MESSAGE = 1024
 
 _SPAN_BEGINS = events.BEGINS - {events.name_of(events.RequestStarted)}
 _ERROR = 2
-"""``STATUS_CODE_ERROR``"""
+_ERROR_IN_JSON = (_ERROR, "STATUS_CODE_ERROR")
+"""OTLP/JSON wants the number; who writes the name all the same tells of a failure."""
 _MARKS = frozenset((attributes.PRODUCER, attributes.SEQ))
 _ALL_MARKS = _MARKS | {attributes.RUN}
 _RUN = (attributes.RUN,)
@@ -288,7 +289,7 @@ def _json_foreign(span: dict[str, Any], scope: dict[str, Any], given: dict[str, 
         unhex(span.get("traceId")).hex(), unhex(span.get("spanId")).hex(),
         unhex(span.get("parentSpanId")).hex(), str(span.get("name", "")),
         integer(span.get("startTimeUnixNano")), integer(span.get("endTimeUnixNano")),
-        status.get("code") == _ERROR, str(status.get("message", "")), given,
+        status.get("code") in _ERROR_IN_JSON, str(status.get("message", "")), given,
         str(scope.get("name", "")), str(scope.get("version", "")), str(run),
     )  # fmt: skip
 

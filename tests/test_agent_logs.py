@@ -23,7 +23,7 @@ from telemetry import agent_logs
 from telemetry.journal import Journal
 from telemetry.otlp import JSON, PROTOBUF, decode_logs, decode_spans
 from telemetry.projections import RunFold
-from telemetry.rows import COLUMNS
+from telemetry.rows import COLUMNS, at
 from tests.test_received import FOLDER, events, folded, own, recorded, total
 from tests.test_sink import RunningSink
 
@@ -300,6 +300,20 @@ def test_an_event_of_the_conventions_is_a_call_unless_it_says_that_it_is_none() 
     assert (row["input_tokens"], row["surface"]) == (7, None)
     told["gen_ai__operation__name"] = {"stringValue": "execute_tool"}
     assert folded(decode_logs(record(agent_logs.DETAILS, **told), JSON).bodies)["llm_call"] == []
+
+
+@pytest.mark.parametrize(("told", "observed", "moment"), [("5", "7", 5), ("0", "7", 7), ("0", "0", None)])
+def test_a_record_without_a_time_has_that_of_its_being_observed_and_else_an_unknown_one(
+    told: str, observed: str, moment: int | None
+) -> None:
+    """When it arrived is not its time: sent again, it would be another record."""
+    request = json.loads(record(agent_logs.CLAUDE_REQUEST, input_tokens=TOKENS))
+    (one,) = request["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    one["timeUnixNano"], one["observedTimeUnixNano"] = told, observed
+    bodies = decode_logs(json.dumps(request).encode(), JSON).bodies
+    (row,) = folded(bodies)["llm_call"]
+    assert [json.loads(body)["time"] for body in bodies] == [moment or 0]
+    assert row["finished_at"] == (at(moment) if moment else None)
 
 
 @pytest.mark.parametrize("trace_id", ["0" * 32, "abcd", ""])

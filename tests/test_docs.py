@@ -161,3 +161,10 @@ def around_the_agent() -> list[str]:
     _, _, cases = (FOLDER / "wrapper.md").read_text().partition("\n## ")
     cases, _, _ = cases.partition("\n## Where the record is another")
     return [line for line in cases.splitlines() if line.startswith("| ") and not line.startswith("| row")]
+
+
+def test_every_case_of_otlp_names_its_test() -> None:
+    _, _, cases = (FOLDER / "sink.md").read_text().partition("\n## OTLP, case by case\n")
+    lines = [line for line in cases.splitlines() if line.startswith("| ") and not line.startswith("| case")]
+    assert lines
+    assert [line for line in lines if not TEST.search(line)] == []

@@ -165,6 +165,32 @@ def test_a_span_of_another_operation_is_kept_and_is_no_call(operation: str) -> N
     assert changed(gen_ai__operation__name=operation) == []
 
 
+def test_links_flags_and_what_else_is_no_attribute_of_genai_change_nothing() -> None:
+    """They are not kept."""
+    request = recorded("openinference")
+    before = events(request)
+    resource = request.resource_spans[0]
+    resource.schema_url = resource.scope_spans[0].schema_url = "https://example.test/schema"
+    resource.scope_spans[0].scope.attributes.append(KeyValue(key="x", value=AnyValue(bool_value=True)))
+    for span in resource.scope_spans[0].spans:
+        span.flags, span.trace_state, span.dropped_attributes_count = 0x301, "a=b", 3
+        span.links.add(trace_id=b"t" * 16, span_id=b"s" * 8)
+        span.events.add(name="something", time_unix_nano=5)
+    assert events(request) == before
+
+
+@pytest.mark.parametrize(
+    ("code", "failed"), [(2, True), ("STATUS_CODE_ERROR", True), (1, False), ([], False)]
+)
+def test_a_failure_in_json_is_known_by_number_and_by_name(code: Any, failed: bool) -> None:
+    """The name is not what OTLP/JSON wants; a failure that is told so is one all the same."""
+    chat = {"key": attr.OPERATION_NAME, "value": {"stringValue": "chat"}}
+    span = {"traceId": RUN, "spanId": "b" * 16, "attributes": [chat], "status": {"code": code}}
+    sent = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    (row,) = folded(decode_spans(json.dumps(sent).encode(), JSON).events)["llm_call"]
+    assert (row["ended"] == "failed") == failed
+
+
 def test_an_attribute_of_no_use_is_left_out_and_is_no_fault() -> None:
     """A fault is answered with "come again", and the collector would come with it for ever."""
     chat = {"key": attr.OPERATION_NAME, "value": {"stringValue": "chat"}}
