@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,11 +20,14 @@ from tests.wrapped import eventually
 
 CLI = [sys.executable, "-m", "telemetry.cli"]
 AGENT = """
-import pathlib, sys, time
-pathlib.Path(sys.argv[1], "started").open("a").write(sys.argv[2] + "\\n")
-time.sleep(float(sys.argv[3]))
+import os, pathlib, sys, time
+folder, commit = pathlib.Path(sys.argv[1]), sys.argv[2]
+folder.joinpath(commit).write_text(str(os.getppid()))
+folder.joinpath("started").open("a").write(commit + "\\n")
+endless = folder / "endless"
+time.sleep(600 if endless.exists() and commit in endless.read_text() else float(sys.argv[3]))
 """
-"""Says that it ran, in one write, and takes a moment."""
+"""Says that it ran, in one write, and takes a moment; some are to be ended."""
 POLICY = '[policy.ended]\nmust_pass = ["exit-0", "telemetry-complete"]\n'
 
 
@@ -78,27 +82,44 @@ def commits(number: int) -> Sequence[str]:
 def test_a_batch_that_is_killed_again_and_again_judges_each_commit_once_and_counts_each_attempt(
     folder: Path, data_home: Path
 ) -> None:
-    """SIGKILL to ``run-plan`` at five moments; its runs go on, and the next start waits for them."""
-    items, kills = 20, 5  # 50 runs pass as well, and take over a minute
+    """SIGKILL to ``run-plan`` at five moments; its runs go on, and the next start waits for them.
+
+    SIGKILL to the wrappers of two runs as well, once alone and once with ``run-plan``: each is one attempt.
+    """
+    items, kills = 50, 5
     plan(folder, items)
+    alone, together, *others = commits(items)
+    (folder / "endless").write_text(f"{alone} {together}")
     for kill in range(1, kills + 1):
         process = start(folder, 4, 0.2)
+        if kill == 1:
+            os.kill(wrapper_of(folder, alone), signal.SIGKILL)
         eventually(lambda kill=kill: len(started(folder)) >= kill * items // (kills + 2), 120)
+        time.sleep(0.06 * kill)  # at the start of a run, within one, at its end
         process.kill()
+        if kill == 2:
+            os.kill(wrapper_of(folder, together), signal.SIGKILL)
         process.communicate()
     last = start(folder, 4, 0)
     _, err = last.communicate(timeout=250)
     assert last.returncode == 0, err.decode()
     assert sorted(started(folder)) == sorted(commits(items)), "each commit was tried once"
     query = 'SELECT "commit", attempt, state, complete, verdict FROM run ORDER BY "commit"'
-    assert rows(data_home, query) == [(commit, 1, "finished", 1, "pass") for commit in commits(items)]
+    killed, passed = (1, "interrupted", 0, "unknown"), (1, "finished", 1, "pass")
+    ended = {alone: killed, together: killed, **dict.fromkeys(others, passed)}
+    assert rows(data_home, query) == [(commit, *ended[commit]) for commit in commits(items)]
     assert rows(data_home, "SELECT count(*), count(DISTINCT run_id) FROM attempt") == [(items, items)]
-    judged = (
-        "SELECT run_id, count(*) FROM event WHERE name = 'run.judged' GROUP BY run_id HAVING count(*) > 1"
-    )
-    assert rows(data_home, judged) == []
-    found = ask("plan", "--from", str(folder / "plan.json"), "--policy", "ended")
-    assert {item["state"] for item in found} == {"solved"}
+    judged = "SELECT count(*), count(DISTINCT run_id) FROM event WHERE name = 'run.judged'"
+    assert rows(data_home, judged) == [(items, items)]
+    found = ask("plan", "--from", str(folder / "plan.json"), "--policy", "ended", "--max-attempts", "1")
+    assert [item["state"] for item in found] == ["exhausted"] * 2 + ["solved"] * (items - 2)
+
+
+def wrapper_of(folder: Path, commit: str) -> int:
+    """The process that wraps the agent at a commit, once there is that agent."""
+    pid = int(eventually(lambda: (path := folder / commit).exists() and path.read_text()))
+    assert b"telemetry.cli\0run\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return pid
 
 
 def test_ctrl_c_ends_the_runs_that_are_under_way_and_records_how(folder: Path, data_home: Path) -> None:
